@@ -1,0 +1,83 @@
+"""What a person looks at rather than reads: the table and the report each run leaves in the Prefect UI."""
+
+from __future__ import annotations
+
+import logging
+
+from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.context import FlowRunContext
+
+from runbook.mask import mask
+from runbook.model import Json, Report
+
+log = logging.getLogger(__name__)
+
+
+def one_line(report: Report) -> str:
+    """The run in one line: outcome, counts, ledger id."""
+    done = sum(fix.state in {"proven", "applied"} for fix in report.fixes)
+    text = f"{len(report.findings)} findings, {done} of {len(report.fixes)} fixes done, ledger {report.id}"
+    return f"{text}: {report.reason}" if report.reason else text
+
+
+def _cell(image: object) -> str:
+    return ", ".join(f"{key}={value}" for key, value in image.items()) if isinstance(image, dict) else str(image)
+
+
+def rows(report: Report) -> list[dict[str, Json]]:
+    """Findings first, then fixes with their before and after."""
+    empty = {"before": "", "after": "", "ledger": report.id}
+    found = [
+        {"what": "finding", "subject": f.subject, "state": "found", "detail": f.detail, **empty}
+        for f in report.findings
+    ]
+    fixes = [
+        {
+            "what": fix.action,
+            "subject": fix.target,
+            "state": fix.state.value,
+            "detail": fix.why,
+            "before": _cell(fix.expect),
+            "after": _cell(fix.want),
+            "ledger": fix.id,
+        }
+        for fix in report.fixes
+    ]
+    return [*found, *fixes]
+
+
+def markdown(report: Report) -> str:
+    """The run as a page: what was wrong, what was done, what a person should do next."""
+    lines = [
+        f"# {report.runbook}: {report.outcome}",
+        "",
+        f"Ledger `{report.id}` · mode {report.mode} · {report.duration_ms} ms",
+    ]
+    if report.reason:
+        lines += ["", f"**Stopped early.** {report.reason}"]
+    lines += ["", "## Found", *([f"- **{f.subject}** {f.detail}" for f in report.findings] or ["Nothing."])]
+    by_state: dict[tuple[str, str], int] = {}
+    for fix in report.fixes:
+        by_state[fix.action, fix.state.value] = by_state.get((fix.action, fix.state.value), 0) + 1
+    counted = [f"| {action} | {state} | {count} |" for (action, state), count in by_state.items()]
+    lines += [
+        "",
+        "## Done",
+        *(["| action | state | count |", "|---|---|---|", *counted] if counted else ["Nothing."]),
+    ]
+    lines += ["", "## Notices", *([f"- {text}" for text in report.notices] or ["None."])]
+    lines += ["", f"Evidence: `runbook show {report.id}`. Undo one fix: `runbook undo FIX_ID`."]
+    return "\n".join(lines)
+
+
+async def publish(report: Report) -> None:
+    """Leave both artifacts on the current Prefect run; without one, or with its API gone, the ledger has it all."""
+    if FlowRunContext.get() is None:
+        return
+    try:
+        await acreate_table_artifact(
+            table=mask(rows(report)), key=f"{report.runbook}-fixes", description=f"{one_line(report)}"
+        )
+        await acreate_markdown_artifact(markdown=mask(markdown(report)), key=f"{report.runbook}-report")
+    except Exception as error:  # noqa: BLE001 - Prefect may be down in any way; the ledger already holds the report
+        log.warning("no artifact in Prefect (%s); see: runbook show %s", type(error).__name__, report.id)

@@ -1,0 +1,313 @@
+"""The append-only memory: runs, findings, fixes, every step of each fix, approvals and the red button.
+
+It never lives in the database under care. SQLite in WAL mode by default, PostgreSQL by ``RUNBOOK_LEDGER_URL``.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection, Engine, RowMapping, create_engine, event, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+
+from runbook import schema
+from runbook.errors import LedgerError
+from runbook.model import Finding, Fix, FixState, Json
+from runbook.policy import HOURS_24, Attempt
+from runbook.schema import entry, finding, fix, run
+from runbook.settings import settings
+
+GRANT_LOCK = 4_726_733  # one grant at a time: caps are counted and granted in one transaction
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def new_id(kind: str) -> str:
+    """A fresh id such as ``fix_3f9c2a71b04d``; the kind is read off its front."""
+    return f"{kind}_{secrets.token_hex(6)}"
+
+
+def this_process() -> str:
+    """This process's name: host, pid and start, so that another one on the same host can tell whether it lives."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
+
+
+def _started(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:  # noqa: PTH123 - hot path
+            return stat.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return "?"
+
+
+def is_dead(owner: str) -> bool:
+    """True only when ``owner`` is a process of this host that is certainly gone."""
+    host, pid, started = owner.rsplit(":", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return started != "?" and _started(int(pid)) not in {"?", started}
+
+
+class Ledger:
+    """One ledger database; every method is one transaction and safe between processes and machines."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = _engine(url)
+        with self._problems():
+            schema.migrate(self.engine)
+
+    @contextmanager
+    def _problems(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            problem = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+            raise LedgerError(
+                "RUNBOOK_LEDGER_URL",
+                f"the ledger refused: {problem}",
+                "make it writable; nothing acts without it",
+            ) from error
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection that only reads."""
+        with self._problems(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self, *, grant: bool = False) -> Iterator[Connection]:
+        """A transaction that writes; with ``grant`` no other grant is decided until it ends."""
+        options: dict[str, Any] = {"runbook_write": True}
+        with (
+            self._problems(),
+            self.engine.connect().execution_options(**options) as connection,
+            connection.begin(),
+        ):
+            if grant and self.engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": GRANT_LOCK})
+            yield connection
+
+    def note(
+        self,
+        connection: Connection,
+        kind: str,
+        body: Mapping[str, Json],
+        *,
+        run_id: str | None = None,
+        fix_id: str | None = None,
+    ) -> None:
+        """Append one entry; entries are never changed."""
+        values = {"at_ms": now_ms(), "kind": kind, "run_id": run_id, "fix_id": fix_id, "body": dict(body)}
+        connection.execute(insert(entry).values(actor=this_process(), **values))
+
+    # -- runs and findings --------------------------------------------------------------------------------------
+
+    def open_run(self, runbook: str, mode: str) -> str:
+        """Write that a run began and return its id."""
+        run_id = new_id("run")
+        with self.write() as connection:
+            values = {
+                "id": run_id,
+                "runbook": runbook,
+                "mode": mode,
+                "started_at_ms": now_ms(),
+                "owner": this_process(),
+            }
+            connection.execute(insert(run).values(**values))
+        return run_id
+
+    def close_run(self, run_id: str, outcome: str, report: Mapping[str, Json]) -> None:
+        """Write what a run came to."""
+        with self.write() as connection:
+            values = {"ended_at_ms": now_ms(), "outcome": outcome, "report": dict(report)}
+            connection.execute(update(run).where(run.c.id == run_id).values(**values))
+
+    def found(self, run_id: str, findings: Sequence[Finding]) -> None:
+        """Write findings with their evidence."""
+        with self.write() as connection:
+            for one in findings:
+                values = {"subject": one.subject, "detail": one.detail, "evidence": dict(one.evidence)}
+                connection.execute(insert(finding).values(run_id=run_id, at_ms=now_ms(), **values))
+
+    # -- fixes --------------------------------------------------------------------------------------------------
+
+    def record(self, connection: Connection, run_id: str, runbook: str, one: Fix, plan: str, ttl_ms: int) -> Fix | None:
+        """Write one decided fix; None when another run holds its target (the unique index is the lock)."""
+        recorded = one.model_copy(update={"id": new_id("fix")})
+        granted = recorded.state is FixState.granted
+        values = recorded.model_dump(mode="json", exclude={"state"})
+        moment = now_ms()
+        values |= {"run_id": run_id, "runbook": runbook, "plan_hash": plan, "state": recorded.state.value}
+        values |= {
+            "owner": this_process(),
+            "decided_at_ms": moment,
+            "granted_until_ms": moment + ttl_ms if granted else None,
+        }
+        try:
+            with connection.begin_nested():
+                connection.execute(insert(fix).values(**values))
+        except IntegrityError:
+            return None
+        self.note(
+            connection,
+            recorded.state.value,
+            {"why": one.why, "plan_hash": plan},
+            run_id=run_id,
+            fix_id=recorded.id,
+        )
+        return recorded
+
+    def move(
+        self,
+        fix_id: str,
+        old: Sequence[FixState],
+        new: FixState,
+        body: Mapping[str, Json],
+        *,
+        fresh: bool = False,
+    ) -> bool:
+        """Move one fix from one of ``old`` to ``new`` and append why; False when it was not there any more.
+
+        ``fresh`` also demands that its grant has not expired. Exactly one caller ever sees True for one move.
+        """
+        moment = now_ms()
+        rule = update(fix).where(fix.c.id == fix_id, fix.c.state.in_([state.value for state in old]))
+        if fresh:
+            rule = rule.where(fix.c.granted_until_ms > moment)
+        values: dict[str, Any] = {"state": new.value}
+        if new is FixState.intended:
+            values |= {"intended_at_ms": moment, "owner": this_process()}
+        elif new is FixState.refused:
+            values |= {"why": str(body.get("why", ""))}
+        with self.write() as connection:
+            if connection.execute(rule.values(**values)).rowcount != 1:
+                return False
+            self.note(connection, new.value, body, fix_id=fix_id)
+        return True
+
+    def history(self, connection: Connection) -> list[Attempt]:
+        """Every grant of the last 24 hours that was or may still be attempted."""
+        attempted = (fix.c.intended_at_ms.is_not(None)) | (fix.c.state == FixState.granted.value)
+        rows = connection.execute(select(fix).where(attempted, fix.c.decided_at_ms > now_ms() - HOURS_24)).mappings()
+        return [
+            Attempt(
+                row["runbook"],
+                row["action"],
+                row["target"],
+                row["decided_at_ms"],
+                FixState(row["state"]),
+                row["run_id"],
+            )
+            for row in rows
+        ]
+
+    def open_targets(self, connection: Connection) -> set[str]:
+        """Targets that a live grant or an unsettled intent holds."""
+        rows = connection.execute(select(fix.c.target).where(fix.c.state.in_(schema.OPEN_STATES)))
+        return {row.target for row in rows}
+
+    def expire_grants(self, connection: Connection) -> None:
+        """Refuse the grants nobody began in time or whose process is gone: they were never acted on."""
+        rows = connection.execute(select(fix).where(fix.c.state == FixState.granted.value)).mappings().all()
+        for row in rows:
+            if row["granted_until_ms"] <= now_ms() or is_dead(row["owner"]):
+                why = "its grant expired before it was begun"
+                gone = update(fix).where(fix.c.id == row["id"], fix.c.state == FixState.granted.value)
+                connection.execute(gone.values(state=FixState.refused.value, why=why))
+                self.note(connection, "refused", {"why": why}, fix_id=row["id"])
+
+    def unsettled(self, runbook: str, older_than_ms: int) -> list[Fix]:
+        """Fixes left ``intended`` by a process that is gone, or for longer than any act may take."""
+        rule = select(fix).where(fix.c.runbook == runbook, fix.c.state == FixState.intended.value)
+        with self.read() as connection:
+            rows = connection.execute(rule).mappings().all()
+        old = now_ms() - older_than_ms
+        return [as_fix(row) for row in rows if row["intended_at_ms"] < old or is_dead(row["owner"])]
+
+    def state(self, fix_id: str) -> FixState:
+        """Where one fix stands now."""
+        with self.read() as connection:
+            return FixState(connection.execute(select(fix.c.state).where(fix.c.id == fix_id)).scalar_one())
+
+    def fixes(self, run_id: str) -> list[Fix]:
+        """All fixes of a run as they stand now, in the order they were decided."""
+        with self.read() as connection:
+            rows = connection.execute(select(fix).where(fix.c.run_id == run_id).order_by(fix.c.seq)).mappings()
+            return [as_fix(row) for row in rows]
+
+    # -- the red button -----------------------------------------------------------------------------------------
+
+    def press(self, kind: str, reason: str) -> None:
+        """Append ``stop`` or ``start`` with the person's reason."""
+        with self.write() as connection:
+            self.note(connection, kind, {"reason": reason})
+
+    def stopped(self, connection: Connection) -> str | None:
+        """The reason everything is stopped, or None; the latest press counts."""
+        rule = select(entry).where(entry.c.kind.in_(["stop", "start"])).order_by(entry.c.seq.desc()).limit(1)
+        row = connection.execute(rule).mappings().first()
+        return str(row["body"].get("reason", "")) if row is not None and row["kind"] == "stop" else None
+
+
+def as_fix(row: RowMapping) -> Fix:
+    """The fix a ledger row holds."""
+    return Fix.model_validate({name: row[name] for name in Fix.model_fields})
+
+
+def _engine(url: str) -> Engine:
+    for plain in ("postgresql://", "postgres://"):
+        if url.startswith(plain):
+            url = f"postgresql+psycopg://{url.removeprefix(plain)}"
+    try:
+        engine = create_engine(url, pool_pre_ping=True)
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        raise LedgerError(
+            "RUNBOOK_LEDGER_URL",
+            f"not a database URL ({type(error).__name__})",
+            "use sqlite:///file or postgresql://…",
+        ) from None
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _sqlite_settings)
+        event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def _sqlite_settings(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # SQLAlchemy's begin event below decides the kind of transaction
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    # IMMEDIATE takes the write lock first: a deferred one that reads and then writes fails at once under contention.
+    write = connection.get_execution_options().get("runbook_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@lru_cache(maxsize=4)
+def _ledger(url: str) -> Ledger:
+    return Ledger(url)
+
+
+def ledger() -> Ledger:
+    """The ledger of this process's settings."""
+    return _ledger(settings().runbook_ledger_url.get_secret_value())

@@ -1,0 +1,116 @@
+"""The Permit: the only key that opens a hand, and the proof that what the hand did is really so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from runbook.errors import NotPermitted, OutsideError
+from runbook.ledger import Ledger
+from runbook.mask import mask
+from runbook.model import Fix, FixState, Json, Proof, Risk
+
+
+@dataclass
+class Attempt:
+    """What a hand says of its one try; saying nothing means it was applied."""
+
+    state: FixState = FixState.applied
+    body: dict[str, Json] = field(default_factory=dict)
+
+    def did(self, **what: Json) -> None:
+        """The act went through; ``what`` is kept as evidence."""
+        self.body.update(what)
+
+    def moved_on(self, why: str) -> None:
+        """The target was no longer as it was read, so nothing was done."""
+        self.state, self.body = FixState.refused, {"why": why}
+
+    def failed(self, why: str) -> None:
+        """The act was certainly turned down by the system under care."""
+        self.state, self.body = FixState.failed, {"why": why}
+
+
+class Permit:
+    """The fixes one ``gate.ask`` granted; good for one attempt each, until the grant expires."""
+
+    def __init__(self, ledger: Ledger, granted: Sequence[Fix]) -> None:
+        self.ledger = ledger
+        self.fixes = tuple(granted)
+        self._keys = {fix.id: fix.key for fix in granted}
+
+    @contextmanager
+    def attempt(self, fix: Fix) -> Iterator[Attempt]:
+        """Open the hand for ``fix``: writes the intent before the body runs and the outcome after it.
+
+        Raises ``NotPermitted`` unless exactly this fix is granted, unexpired, untried and the red button is out.
+        When the body raises, the fix stays ``intended``: what happened is then looked up, never tried again.
+        """
+        if self._keys.get(fix.id) != fix.key:
+            raise NotPermitted(f"fix {fix.id or fix.action}", "no permit for it", "ask the gate")
+        with self.ledger.read() as connection:
+            reason = self.ledger.stopped(connection)
+        if reason is not None:
+            self.refuse(fix, f"the red button is pressed: {reason}")
+            raise NotPermitted(f"fix {fix.id}", "the red button is pressed", "runbook start")
+        if not self.ledger.move(fix.id, [FixState.granted], FixState.intended, {}, fresh=True):
+            raise NotPermitted(f"fix {fix.id}", "its grant is used up or expired", "run the runbook again")
+        attempt = Attempt()
+        yield attempt
+        self.ledger.move(fix.id, [FixState.intended], attempt.state, mask(attempt.body))
+
+    def refuse(self, fix: Fix, why: str) -> None:
+        """Give a grant back untried."""
+        self.ledger.move(fix.id, [FixState.granted], FixState.refused, {"why": why})
+
+    async def apply(self, hands: Mapping[str, Hand], *, at_once: int = 1) -> None:
+        """Do every granted fix and prove it by a second reading; guarded ones only after a proven canary each."""
+        for action in dict.fromkeys(fix.action for fix in self.fixes):
+            fixes = [fix for fix in self.fixes if fix.action == action]
+            if fixes[0].risk is Risk.guarded and not await self._do(fixes[0], hands[action]):
+                for fix in fixes[1:]:
+                    self.refuse(fix, f"the first {action} ({fixes[0].target}) was not proven")
+                continue
+            rest = fixes[1:] if fixes[0].risk is Risk.guarded else fixes
+            slots = asyncio.Semaphore(at_once)
+            await asyncio.gather(*(self._do(fix, hands[action], slots) for fix in rest))
+
+    async def _do(self, fix: Fix, hand: Hand, slots: asyncio.Semaphore | None = None) -> bool:
+        async with slots or asyncio.Semaphore():
+            try:
+                await hand.act(fix, self)
+            except NotPermitted:
+                return False
+            except OutsideError as error:
+                # It may or may not have happened: looking is the only honest answer.
+                with self.ledger.write() as connection:
+                    self.ledger.note(connection, "interrupted", {"error": mask(str(error))}, fix_id=fix.id)
+            return await settle(self.ledger, fix, hand)
+
+
+class Hand(NamedTuple):
+    """How one action is done, looked up, and taken back (None where nothing can take it back)."""
+
+    act: Callable[[Fix, Permit], Awaitable[None]]
+    look_up: Callable[[Fix], Awaitable[Proof]]
+    undo: Callable[[Fix], Fix] | None = None
+
+
+async def settle(ledger: Ledger, fix: Fix, hand: Hand) -> bool:
+    """Prove or disprove a fix by looking; False also when it was never done. Unseen stays as it is."""
+    if ledger.state(fix.id) not in {FixState.applied, FixState.intended}:
+        return False
+    try:
+        proof = await hand.look_up(fix)
+    except OutsideError as error:
+        proof = Proof(held=None, seen=str(error))
+    body = mask({"seen": proof.seen, **proof.evidence})
+    if proof.held is None:
+        with ledger.write() as connection:
+            ledger.note(connection, "unseen", body, fix_id=fix.id)
+        return False
+    end = FixState.proven if proof.held else FixState.failed
+    return ledger.move(fix.id, [FixState.applied, FixState.intended], end, body) and proof.held

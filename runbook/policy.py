@@ -1,0 +1,146 @@
+"""The rules of what may be done, as one pure function over facts; it reads nothing and remembers nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from runbook.model import Fix, FixState, Mode, Risk, Share
+
+MINUTES_15 = 15 * 60 * 1000
+HOURS_24 = 24 * 60 * 60 * 1000
+IN_RUN, IN_15MIN, IN_24H = "in this run", "in 15 minutes", "in 24 hours"
+BAD_ENDS = frozenset({FixState.failed, FixState.intended})
+
+
+class Cap(BaseModel):
+    """How many attempts a scope allows; None is no bound of this kind. Attempts count, not successes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    per_run: int | None = Field(None, ge=0)
+    per_15min: int | None = Field(None, ge=0)
+    per_24h: int | None = Field(None, ge=0)
+    failures_15min: int | None = Field(None, ge=1)
+    sick_share: float | None = Field(None, gt=0, le=1)
+
+
+DEFAULT_CAPS: Mapping[str, Cap] = {
+    "global": Cap(per_15min=2_000, per_24h=6_000),
+    "target": Cap(per_15min=2, per_24h=4),
+    "runbook": Cap(per_run=20, per_15min=40, per_24h=200, failures_15min=3, sick_share=0.5),
+    "failed-payments": Cap(per_run=1_000, per_15min=1_500, per_24h=5_000, failures_15min=5, sick_share=0.05),
+    "retry_payment": Cap(per_run=5, per_15min=5, per_24h=20),
+    "enable_endpoint": Cap(per_run=2, per_15min=2, per_24h=4),
+    "set_idle_timeout": Cap(per_run=1, per_15min=1, per_24h=2),
+}
+"""Caps by scope: ``global``, ``target`` (any one target), ``runbook`` (any runbook without its own), then by the
+name of a runbook or of an action."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One earlier grant, as the ledger remembers it."""
+
+    runbook: str
+    action: str
+    target: str
+    at_ms: int
+    state: FixState
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a decision depends on. A fact that could not be read must stop the caller before this is made."""
+
+    runbook: str
+    run_id: str
+    mode: Mode
+    now_ms: int
+    stopped: str | None
+    history: Sequence[Attempt]
+    open_targets: Collection[str]
+    approved: Collection[str] = ()
+    refusal: str = ""
+    share: Share | None = None
+    caps: Mapping[str, Cap] = field(default_factory=lambda: DEFAULT_CAPS)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One fix and what was decided of it."""
+
+    fix: Fix
+    granted: bool
+    why: str
+
+
+def decide(fixes: Sequence[Fix], facts: Facts) -> list[Verdict]:
+    """Grant or refuse every fix, in the order given; each grant counts against the caps of those after it."""
+    blanket = _for_all(facts)
+    used = Counter[tuple[str, str, str]]()
+    for past in facts.history:
+        _count(used, past, facts)
+    taken = set(facts.open_targets)
+    verdicts: list[Verdict] = []
+    for fix in fixes:
+        why = blanket or _for_one(fix, facts, used, taken)
+        verdicts.append(Verdict(fix, granted=not why, why=why or f"{fix.why}; inside every cap"))
+        if not why:
+            taken.add(fix.target)
+            _count(
+                used,
+                Attempt(facts.runbook, fix.action, fix.target, facts.now_ms, FixState.granted, facts.run_id),
+                facts,
+            )
+    return verdicts
+
+
+def _for_all(facts: Facts) -> str:
+    if facts.stopped is not None:
+        return f"the red button is pressed: {facts.stopped}"
+    if facts.mode is Mode.observe:
+        return "mode observe changes nothing"
+    caps = facts.caps.get(facts.runbook, facts.caps["runbook"])
+    bad = [past for past in facts.history if past.runbook == facts.runbook and past.state in BAD_ENDS]
+    recent = [past for past in bad if past.at_ms > facts.now_ms - MINUTES_15]
+    if caps.failures_15min is not None and len(recent) >= caps.failures_15min:
+        return f"{len(recent)} attempts of this runbook failed in 15 minutes: a person must look first"
+    bound = caps.sick_share
+    if bound is not None and facts.share is not None and facts.share.value > bound:
+        return f"mass failure: {facts.share.sick} of {facts.share.of} are sick, more than {bound:.0%}"
+    return ""
+
+
+def _for_one(fix: Fix, facts: Facts, used: Counter[tuple[str, str, str]], taken: Collection[str]) -> str:
+    if fix.target in taken:
+        return "another fix holds this target"
+    if facts.mode is Mode.approve and fix.key not in facts.approved:
+        return facts.refusal or "no person approved it"
+    if fix.risk is Risk.person and fix.key not in facts.approved:
+        return "needs a person: run it with mode approve"
+    for scope, name in _scopes(facts.runbook, fix.action, fix.target):
+        general = facts.caps["runbook"] if scope == "runbook" else Cap()
+        cap = facts.caps.get(scope if scope in {"global", "target"} else name, general)
+        for window, limit in ((IN_RUN, cap.per_run), (IN_15MIN, cap.per_15min), (IN_24H, cap.per_24h)):
+            count = used[scope, name, window]
+            if limit is not None and count >= limit:
+                return f"cap of {name if name else scope}: {count} of {limit} attempts used {window}"
+    return ""
+
+
+def _scopes(runbook: str, action: str, target: str) -> tuple[tuple[str, str], ...]:
+    return (("global", ""), ("target", target), ("runbook", runbook), ("action", action))
+
+
+def _count(used: Counter[tuple[str, str, str]], past: Attempt, facts: Facts) -> None:
+    # An attempt dated in the future (a clock was set back) still counts: windows have no upper edge.
+    age = facts.now_ms - past.at_ms
+    inside = ((IN_RUN, past.run_id == facts.run_id), (IN_15MIN, age < MINUTES_15), (IN_24H, age < HOURS_24))
+    for window, counts in inside:
+        if counts:
+            used.update((scope, name, window) for scope, name in _scopes(past.runbook, past.action, past.target))

@@ -1,0 +1,138 @@
+"""One run of a runbook: what it found, what it may do, and the report it ends with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import cast
+
+from prefect.context import FlowRunContext
+from prefect.exceptions import Pause
+from prefect.states import Completed, Failed
+
+from runbook import artifacts
+from runbook.errors import NotConfigured, RunbookError
+from runbook.ledger import ledger
+from runbook.mask import mask
+from runbook.model import Finding, FixState, Mode, Outcome, Report
+from runbook.permit import Hand, settle
+from runbook.settings import settings
+
+ACT_MS = 120_000
+"""Longer than any act may take, client timeouts included: an older intent has nobody behind it."""
+
+ACTED = frozenset({FixState.intended, FixState.applied, FixState.proven, FixState.failed, FixState.undone})
+
+
+class Unsolved(Exception):
+    """Carries the report of a run a person must look at; an exception because Prefect demands one of a failed state."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(artifacts.one_line(report))
+        self.report = report
+
+
+class Run:
+    """``async with Run(...)``: writes the run to the ledger, turns typed errors into a refused report.
+
+    ``mode`` is lowered to the ceiling ``RUNBOOK_MODE``. After the block ``result()`` is the report.
+    """
+
+    def __init__(self, runbook: str, mode: Mode) -> None:
+        self.runbook = runbook
+        self.mode = Mode(mode).under(settings().runbook_mode)
+        self.ledger = ledger()
+        self.findings: list[Finding] = []
+        self.notices: list[str] = []
+        self._remaining: list[Finding] | None = None
+        self._reason = ""
+        self._not_configured = False
+        self._started = time.monotonic()
+        self.id = ""
+        self.report: Report | None = None
+        if self.mode is not mode:
+            self.notices.append(f"mode {mode} lowered to {self.mode}: RUNBOOK_MODE is the ceiling")
+
+    async def __aenter__(self) -> Run:
+        self.id = self.ledger.open_run(self.runbook, self.mode)
+        return self
+
+    def found(self, findings: Sequence[Finding]) -> None:
+        """Keep what is wrong, masked, here and in the ledger."""
+        masked = [Finding(**mask(one.model_dump(mode="json"))) for one in findings]
+        self.findings += masked
+        self.ledger.found(self.id, masked)
+
+    def notice(self, text: str) -> None:
+        """Tell a person something that is no finding."""
+        self.notices.append(str(mask(text)))
+
+    def remains(self, findings: Sequence[Finding]) -> None:
+        """Say what a second reading of the world still found; may be called once for each stage of a run."""
+        self._remaining = [*(self._remaining or ()), *findings]
+
+    async def settle(self, hands: Mapping[str, Hand]) -> None:
+        """Look up what really became of fixes whose process died between intent and outcome."""
+        for fix in self.ledger.unsettled(self.runbook, ACT_MS):
+            held = await settle(self.ledger, fix, hands[fix.action])
+            state = self.ledger.state(fix.id)
+            self.notice(
+                f"settled {fix.id} ({fix.action} {fix.target}) by looking: {state}" + ("" if held else ", not done")
+            )
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> bool:
+        if error is not None and not isinstance(error, RunbookError):
+            self.ledger.close_run(
+                self.id,
+                "waiting" if isinstance(error, Pause) else "crashed",
+                {"error": kind.__name__ if kind else ""},
+            )
+            return False
+        if isinstance(error, RunbookError):
+            self._reason, self._not_configured = str(mask(str(error))), isinstance(error, NotConfigured)
+        self.report = self._report()
+        self.ledger.close_run(self.id, self.report.outcome, self.report.as_json())
+        await artifacts.publish(self.report)
+        return True
+
+    def result(self) -> Report:
+        """The report; under Prefect as a state whose name and colour say what came of the run."""
+        report = cast("Report", self.report)
+        if FlowRunContext.get() is None:
+            return report
+        name, line = report.outcome.value.capitalize(), artifacts.one_line(report)
+        if report.exit_code in {0, 3} or report.not_configured:
+            return cast("Report", Completed(name=name, message=line, data=report))
+        return cast("Report", Failed(name=name, message=line, data=Unsolved(report)))
+
+    def _report(self) -> Report:
+        return Report(
+            id=self.id,
+            runbook=self.runbook,
+            mode=self.mode,
+            outcome=self._outcome(),
+            findings=self.findings,
+            fixes=self.ledger.fixes(self.id),
+            notices=self.notices,
+            reason=self._reason,
+            not_configured=self._not_configured,
+            duration_ms=round((time.monotonic() - self._started) * 1000),
+        )
+
+    def _outcome(self) -> Outcome:
+        states = {fix.state for fix in self.ledger.fixes(self.id)}
+        acted = bool(states & ACTED)
+        if self._reason:
+            return Outcome.unsolved if acted else Outcome.refused
+        if not self.findings:
+            return Outcome.healthy
+        if self.mode is Mode.observe:
+            return Outcome.observed
+        if states & {FixState.intended, FixState.applied, FixState.failed}:
+            return Outcome.unsolved
+        if self._remaining == []:
+            return Outcome.fixed
+        return Outcome.unsolved if acted and FixState.refused not in states else Outcome.refused

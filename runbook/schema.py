@@ -1,0 +1,113 @@
+"""The ledger's tables, the same on SQLite and PostgreSQL, and how an older ledger is brought up to date."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Engine,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    insert,
+    inspect,
+    select,
+    text,
+)
+
+from runbook.errors import LedgerError
+from runbook.model import FixState
+
+VERSION = 1
+OPEN_STATES = (FixState.granted.value, FixState.intended.value)
+
+meta = MetaData()
+Serial = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up by itself only on INTEGER keys
+
+version = Table("runbook_version", meta, Column("version", Integer, nullable=False))
+run = Table(
+    "run",
+    meta,
+    Column("id", String(32), primary_key=True),
+    Column("runbook", String(64), nullable=False, index=True),
+    Column("mode", String(16), nullable=False),
+    Column("started_at_ms", BigInteger, nullable=False, index=True),
+    Column("ended_at_ms", BigInteger),
+    Column("outcome", String(16)),
+    Column("owner", String(128), nullable=False),
+    Column("report", JSON),
+)
+finding = Table(
+    "finding",
+    meta,
+    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("run_id", ForeignKey("run.id"), nullable=False, index=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("evidence", JSON, nullable=False),
+)
+fix = Table(
+    "fix",
+    meta,
+    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("id", String(32), nullable=False, unique=True),
+    Column("run_id", ForeignKey("run.id"), nullable=False, index=True),
+    Column("runbook", String(64), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("risk", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("undo", Text, nullable=False),
+    Column("expect", JSON, nullable=False),
+    Column("want", JSON, nullable=False),
+    Column("plan_hash", String(16), nullable=False),
+    Column("owner", String(128), nullable=False),
+    Column("decided_at_ms", BigInteger, nullable=False, index=True),
+    Column("granted_until_ms", BigInteger),
+    Column("intended_at_ms", BigInteger),
+    # The lock on a target: at most one fix of it is granted or under way, whoever asks.
+    Index(
+        "fix_open_target",
+        "target",
+        unique=True,
+        sqlite_where=text("state IN ('granted', 'intended')"),
+        postgresql_where=text("state IN ('granted', 'intended')"),
+    ),
+)
+entry = Table(
+    "entry",
+    meta,
+    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("at_ms", BigInteger, nullable=False, index=True),
+    Column("kind", String(32), nullable=False, index=True),
+    Column("run_id", String(32)),
+    Column("fix_id", String(32), index=True),
+    Column("actor", String(128), nullable=False),
+    Column("body", JSON, nullable=False),
+)
+
+
+def migrate(engine: Engine) -> None:
+    """Create the tables of a new ledger; refuse one that a newer version of this product wrote."""
+    if not inspect(engine).has_table("runbook_version"):
+        with engine.connect().execution_options(runbook_write=True) as connection, connection.begin():
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(4726734)"))
+            meta.create_all(connection)
+            if connection.execute(select(version.c.version)).first() is None:
+                connection.execute(insert(version).values(version=VERSION))
+    with engine.connect() as connection:
+        found = connection.execute(select(version.c.version)).scalar_one()
+    if found > VERSION:
+        raise LedgerError(
+            "RUNBOOK_LEDGER_URL",
+            f"has schema {found}, this version knows {VERSION}",
+            "upgrade this installation",
+        )

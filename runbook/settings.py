@@ -1,0 +1,191 @@
+"""Every environment variable and every line of ``runbook.toml``, in one place.
+
+Names are those the app's own ``.env`` already has. A value is read once per process; nothing else reads the
+environment.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from runbook.errors import BadSetting, NotConfigured
+from runbook.model import Mode
+from runbook.policy import DEFAULT_CAPS, Cap
+
+T = TypeVar("T")
+
+# Prisma reads these from the URL's query; libpq refuses the whole URL because of any of them.
+PRISMA_ONLY = frozenset(
+    {
+        "connection_limit",
+        "pool_timeout",
+        "schema",
+        "pgbouncer",
+        "socket_timeout",
+        "statement_cache_size",
+        "sslaccept",
+    }
+)
+POSTGRES_SCHEMES = ("postgres://", "postgresql://")
+
+
+class Tables(BaseModel):
+    """Names of the app's tables and columns; a name is one identifier, quoted by the code that uses it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    db_schema: str = Field("public", alias="schema")
+    subscription: str = "Subscription"
+    subscription_id: str = "id"
+    subscription_status: str = "status"
+    subscription_stripe_id: str = "stripeSubscriptionId"
+    subscription_stripe_customer: str = "stripeCustomerId"
+    subscription_created: str = "createdAt"
+
+
+class Profile(BaseModel):
+    """The optional ``runbook.toml``: names of tables and columns, flow parameters by runbook, caps by scope."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tables: Tables = Tables()
+    parameters: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+    caps: Mapping[str, Cap] = Field(default_factory=dict)
+
+
+class Settings(BaseSettings):
+    """The settings of one process, from the environment and an optional ``.env`` beside it."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    database_url: SecretStr | None = None
+    stripe_secret_key: SecretStr | None = None
+    stripe_webhook_secret: SecretStr | None = None
+    stripe_api_base: str = "https://api.stripe.com"
+    app_url: str | None = None
+    app_log: Annotated[tuple[Path, ...], NoDecode] = ()
+    admin_secret: SecretStr | None = None
+    nextauth_url: str | None = None
+    nextauth_secret: SecretStr | None = None
+    sendgrid_api_key: SecretStr | None = None
+    sendgrid_sender_email: str | None = None
+    sendgrid_api_base: str = "https://api.sendgrid.com"
+    smtp_host: str | None = None
+    smtp_port: int | None = Field(None, ge=1, le=65535)
+    smtp_user: str | None = None
+    smtp_pass: SecretStr | None = None
+    smtp_from: str | None = None
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str | None = None
+    openai_model: str | None = None
+    sentry_dsn: SecretStr | None = None
+    sentry_auth_token: SecretStr | None = None
+    sentry_org: str | None = None
+    sentry_project: str | None = None
+    pagerduty_routing_key: SecretStr | None = None
+    slack_webhook_url: SecretStr | None = None
+
+    runbook_mode: Mode = Mode.observe
+    runbook_ledger_url: SecretStr = SecretStr("sqlite:///runbook-ledger.db")
+    runbook_profile: Path = Path("runbook.toml")
+    runbook_approval_seconds: int = Field(900, ge=30, le=86_400)
+    runbook_webhook_path: str = "/api/subscription/webhook"
+
+    @field_validator("app_log", mode="before")
+    @classmethod
+    def _several_files(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("stripe_api_base", "app_url", "sendgrid_api_base", "openai_base_url", "nextauth_url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).netloc):
+            raise ValueError("must be a URL that starts with http:// or https://")
+        return value.rstrip("/") if value else value
+
+    def need(self, *names: str) -> None:
+        """Return when every named setting has a value; raise ``NotConfigured`` with those that have none."""
+        missing = [name for name in names if not getattr(self, name.lower())]
+        if missing:
+            raise NotConfigured(*missing)
+
+    def secret(self, name: str) -> str:
+        """The clear value of a secret setting, for the one call that hands it to its vendor."""
+        self.need(name)
+        value = getattr(self, name.lower())
+        return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+    def secrets(self) -> list[str]:
+        """Every secret value in force, longest first, so that masking never leaves a tail behind."""
+        values = [getattr(self, name) for name in type(self).model_fields]
+        clear = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+        return sorted((text for text in clear if len(text) >= 6), key=len, reverse=True)
+
+    def database_conninfo(self) -> str:
+        """``DATABASE_URL`` as libpq takes it: Prisma's own parameters stripped, the rest kept."""
+        url = self.secret("DATABASE_URL")
+        if not url.startswith(POSTGRES_SCHEMES):
+            raise BadSetting("DATABASE_URL", "is not a PostgreSQL URL", "use postgresql://user:password@host:5432/db")
+        parts = urlsplit(url)
+        query = [(key, value) for key, value in parse_qsl(parts.query) if key not in PRISMA_ONLY]
+        return urlunsplit(parts._replace(query=urlencode(query)))
+
+
+def _problem(error: ValidationError) -> tuple[str, str]:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return ".".join(str(part) for part in first["loc"]) or "?", first["msg"]
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """This process's settings; raises ``BadSetting`` naming the first variable that cannot be right."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        name, problem = _problem(error)
+        raise BadSetting(name.upper(), problem, f"correct {name.upper()} in the environment or in .env") from None
+
+
+@lru_cache(maxsize=1)
+def profile() -> Profile:
+    """The profile file's content, or the defaults where there is none; unknown keys raise ``BadSetting``."""
+    path = settings().runbook_profile
+    if not path.exists():
+        if "runbook_profile" in settings().model_fields_set:
+            raise BadSetting("RUNBOOK_PROFILE", f"no file at {path}", "name an existing file or unset it")
+        return Profile()
+    try:
+        return Profile.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadSetting(str(path), f"cannot be read: {error}", "correct the file") from None
+    except ValidationError as error:
+        key, problem = _problem(error)
+        raise BadSetting(f"{path}: {key}", problem, "see docs/settings.md for the keys it knows") from None
+
+
+def parameter(runbook: str, name: str, default: T) -> T:
+    """The default of a flow's parameter: the profile's value where it has one, so that the UI form shows it."""
+    value: T = profile().parameters.get(runbook, {}).get(name, default)
+    return value
+
+
+def caps() -> dict[str, Cap]:
+    """The caps in force: the built-in ones, each field overridden where the profile names it."""
+    merged = dict(DEFAULT_CAPS)
+    for scope, cap in profile().caps.items():
+        merged[scope] = merged.get(scope, Cap()).model_copy(update=cap.model_dump(exclude_unset=True))
+    return merged
+
+
+def forget() -> None:
+    """Read the environment and the profile anew at the next call (tests and the demo change them)."""
+    settings.cache_clear()
+    profile.cache_clear()
