@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Awaitable, Callable, Sequence
 
 from runbook import approval
@@ -23,17 +24,21 @@ async def ask(
     *,
     share: Share | None = None,
     again: Callable[[], Awaitable[Sequence[Fix]]] | None = None,
+    by_hand: bool = False,
 ) -> Permit:
     """Grant what may be done of ``plan`` and write every decision to the ledger; an empty plan grants nothing.
 
     ``share`` is how much of the population is sick. ``again`` reads and plans once more while the granted targets
-    are locked: what is not planned the same way any more is given back.
+    are locked: what is not planned the same way any more is given back. ``by_hand`` says that a person named these
+    very fixes on the command line, which is an approval; the mode's ceiling, the caps and the red button stay.
     Raises ``LedgerError`` when a fact cannot be read: no facts, no permit.
     """
     if not plan:
         return Permit(run.ledger, ())
     said = approval.Approval()
-    if run.mode is Mode.approve:
+    if by_hand:
+        said = approval.Approval({fix.key for fix in plan}, getpass.getuser(), "named on the command line")
+    elif run.mode is Mode.approve:
         said = await approval.ask(run, plan)
     permit = Permit(run.ledger, _decide_and_write(run, plan, share, said))
     if again is not None and permit.fixes:

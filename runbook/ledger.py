@@ -310,4 +310,4 @@ def _ledger(url: str) -> Ledger:
 
 def ledger() -> Ledger:
     """The ledger of this process's settings."""
-    return _ledger(settings().runbook_ledger_url.get_secret_value())
+    return _ledger(settings().ledger_url())

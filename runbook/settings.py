@@ -1,11 +1,13 @@
 """Every environment variable and every line of ``runbook.toml``, in one place.
 
 Names are those the app's own ``.env`` already has. A value is read once per process; nothing else reads the
-environment.
+environment. ``.env`` and ``runbook.toml`` are looked for in ``RUNBOOK_HOME``, or in the current folder where that is
+not set: a Prefect worker starts each run in a folder of its own, so a host that has a worker sets it.
 """
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
@@ -34,6 +36,7 @@ PRISMA_ONLY = frozenset(
         "sslaccept",
     }
 )
+DEFAULT_LEDGER = "sqlite:///{state}/runbook/ledger.db"
 POSTGRES_SCHEMES = ("postgres://", "postgresql://")
 
 
@@ -64,7 +67,7 @@ class Profile(BaseModel):
 class Settings(BaseSettings):
     """The settings of one process, from the environment and an optional ``.env`` beside it."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
     database_url: SecretStr | None = None
     stripe_secret_key: SecretStr | None = None
@@ -94,8 +97,8 @@ class Settings(BaseSettings):
     slack_webhook_url: SecretStr | None = None
 
     runbook_mode: Mode = Mode.observe
-    runbook_ledger_url: SecretStr = SecretStr("sqlite:///runbook-ledger.db")
-    runbook_profile: Path = Path("runbook.toml")
+    runbook_ledger_url: SecretStr = SecretStr("")
+    runbook_profile: Path | None = None
     runbook_approval_seconds: int = Field(900, ge=30, le=86_400)
     runbook_webhook_path: str = "/api/subscription/webhook"
 
@@ -129,6 +132,26 @@ class Settings(BaseSettings):
         clear = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
         return sorted((text for text in clear if len(text) >= 6), key=len, reverse=True)
 
+    def ledger_url(self) -> str:
+        """The ledger's database URL; by default an SQLite file in the user's state folder, which is made."""
+        url = self.runbook_ledger_url.get_secret_value()
+        if not url:
+            state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+            url = DEFAULT_LEDGER.format(state=state)
+        if not url.startswith("sqlite:///") or ":memory:" in url:
+            return url
+        path = Path(url.removeprefix("sqlite:///"))
+        if not path.is_absolute():
+            if "PREFECT__FLOW_RUN_ID" in os.environ and "RUNBOOK_HOME" not in os.environ:
+                raise BadSetting(
+                    "RUNBOOK_LEDGER_URL",
+                    "is a relative path, which under a Prefect worker is another file each run",
+                    "use sqlite:////absolute/path or set RUNBOOK_HOME",
+                )
+            path = home() / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{path}"
+
     def database_conninfo(self) -> str:
         """``DATABASE_URL`` as libpq takes it: Prisma's own parameters stripped, the rest kept."""
         url = self.secret("DATABASE_URL")
@@ -144,11 +167,16 @@ def _problem(error: ValidationError) -> tuple[str, str]:
     return ".".join(str(part) for part in first["loc"]) or "?", first["msg"]
 
 
+def home() -> Path:
+    """The folder that holds ``.env`` and ``runbook.toml``."""
+    return Path(os.environ.get("RUNBOOK_HOME") or Path.cwd())
+
+
 @lru_cache(maxsize=1)
 def settings() -> Settings:
     """This process's settings; raises ``BadSetting`` naming the first variable that cannot be right."""
     try:
-        return Settings()
+        return Settings(_env_file=home() / ".env")
     except ValidationError as error:
         name, problem = _problem(error)
         raise BadSetting(name.upper(), problem, f"correct {name.upper()} in the environment or in .env") from None
@@ -157,9 +185,10 @@ def settings() -> Settings:
 @lru_cache(maxsize=1)
 def profile() -> Profile:
     """The profile file's content, or the defaults where there is none; unknown keys raise ``BadSetting``."""
-    path = settings().runbook_profile
+    named = settings().runbook_profile
+    path = named or home() / "runbook.toml"
     if not path.exists():
-        if "runbook_profile" in settings().model_fields_set:
+        if named:
             raise BadSetting("RUNBOOK_PROFILE", f"no file at {path}", "name an existing file or unset it")
         return Profile()
     try:

@@ -1,0 +1,181 @@
+"""The whole stack on free loopback ports: PostgreSQL, Stripe and app stand-ins, Prefect server and worker."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from demo.app import App
+from demo.postgres import Postgres
+from demo.seed import seed
+from demo.stripe_server import StripeServer
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+WEBHOOK_SECRET = "whsec_demo_0123456789abcdef"
+STRIPE_KEY = "sk_test_demo_0123456789abcdef"
+POOL = "runbook"
+
+Say = Callable[[str], None]
+
+
+def free_port() -> int:
+    """A loopback port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Prefect:
+    """A Prefect server on SQLite and a process worker, in a folder of their own."""
+
+    def __init__(self, folder: Path, env: dict[str, str]) -> None:
+        self.folder, self.port = folder, free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        quiet = {
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_API_URL": f"{self.url}/api",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_CLI_WELCOME_MESSAGE": "false",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+            "DO_NOT_TRACK": "1",
+        }
+        self.env = {**os.environ, **env, **quiet}
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def command(self, *words: str) -> str:
+        """Run one ``prefect`` command to its end and return what it said; raises with its output when it fails."""
+        done = subprocess.run(
+            [str(BIN / "prefect"), *words], env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=180
+        )
+        if done.returncode:
+            raise RuntimeError(f"prefect {' '.join(words)} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def start_server(self) -> None:
+        """Start the server and return when its API answers."""
+        self._spawn("server", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with contextlib.suppress(urllib.error.URLError, OSError):
+                urllib.request.urlopen(f"{self.url}/api/health", timeout=2)
+                return
+            if self._processes[0].poll() is not None:
+                break
+            time.sleep(0.2)
+        raise RuntimeError(f"the Prefect server did not start; see {self.folder}/server.log")
+
+    def deploy(self) -> None:
+        """Make the work pool and deploy all of prefect.yaml, as README says it."""
+        self.command("work-pool", "create", POOL, "--type", "process", "--overwrite")
+        self.command("--no-prompt", "deploy", "--all")
+
+    def start_worker(self) -> None:
+        """Start a process worker on the pool."""
+        self._spawn("worker", "worker", "start", "--pool", POOL, "--name", "demo")
+
+    def _spawn(self, name: str, *words: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [str(BIN / "prefect"), *words],
+                env=self.env,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._processes.append(process)
+
+    def stop(self) -> None:
+        """End worker, its runs and server, the newest first; nothing of theirs is left running."""
+        for process in reversed(self._processes):
+            _end(process)
+        self._processes.clear()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for how, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+            break
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+class Stack:
+    """``with Stack(say)``: everything up and seeded on entry, everything gone on exit."""
+
+    def __init__(self, say: Say, folder: Path | None = None) -> None:
+        self.say = say
+        self._exit = contextlib.ExitStack()
+        made = tempfile.TemporaryDirectory(prefix="runbook-demo-", ignore_cleanup_errors=True)
+        self.folder = folder or Path(self._exit.enter_context(made))
+
+    def __enter__(self) -> Stack:
+        try:
+            self._start()
+        except BaseException:
+            self._exit.close()
+            raise
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._exit.close()
+
+    def _start(self) -> None:
+        with self.step("PostgreSQL, with the app's tables"):
+            self.postgres = self._exit.enter_context(Postgres())
+            seed(self.postgres.url(user="postgres"))
+        with self.step("Stripe stand-in"):
+            self.stripe = self._exit.enter_context(StripeServer(test_keys={STRIPE_KEY}, webhook_secret=WEBHOOK_SECRET))
+        with self.step("app stand-in"):
+            self.app = self._exit.enter_context(
+                App(self.postgres.url(user="app"), WEBHOOK_SECRET, log_path=self.folder / "app.log")
+            )
+            self.stripe.store.add_endpoint(f"{self.app.url}/api/subscription/webhook")
+        self.prefect = Prefect(self.folder, self.env())
+        self._exit.callback(self.prefect.stop)
+        with self.step("Prefect server"):
+            self.prefect.start_server()
+        with self.step("deployments from prefect.yaml, and a worker"):
+            self.prefect.deploy()
+            self.prefect.start_worker()
+
+    @contextlib.contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        """Say what is being done and how long it took."""
+        began = time.monotonic()
+        self.say(f"  … {what}")
+        yield
+        self.say(f"  ✓ {what}  {time.monotonic() - began:.1f} s")
+
+    def env(self) -> dict[str, str]:
+        """The settings a runbook needs to look after this stack, by the names an app's ``.env`` has."""
+        return {
+            "DATABASE_URL": self.postgres.url(user="runbook") + "?connection_limit=5&schema=public",
+            "STRIPE_SECRET_KEY": STRIPE_KEY,
+            "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+            "STRIPE_API_BASE": self.stripe.url,
+            "APP_URL": self.app.url,
+            "APP_LOG": str(self.app.log_path),
+            "RUNBOOK_LEDGER_URL": f"sqlite:///{self.folder}/ledger.db",
+            "RUNBOOK_MODE": "auto",
+            "RUNBOOK_HOME": str(self.folder),
+        }

@@ -1,0 +1,51 @@
+"""How the command line writes things for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from deployments.doctor import Check
+from runbook.artifacts import one_line
+from runbook.model import Json, Report
+
+MANY = 12
+
+
+def report_text(report: Report) -> str:
+    """One run: the outcome first, then what was found and done, then what to look at."""
+    state = "not configured" if report.not_configured else report.outcome.value
+    lines = [f"{report.runbook}: {state}  (mode {report.mode}, {one_line(report)}, {report.duration_ms} ms)"]
+    lines += [f"  found    {one.subject}: {one.detail}" for one in report.findings]
+    for fix in report.fixes[:MANY]:
+        lines.append(f"  {fix.state.value:<8} {fix.action} {fix.target}  [{fix.risk}] {fix.why}  ({fix.id})")
+    if len(report.fixes) > MANY:
+        lines.append(f"  …        {len(report.fixes) - MANY} more: runbook show {report.id}")
+    lines += [f"  note     {text}" for text in report.notices]
+    return "\n".join(lines)
+
+
+def tree(value: Json, depth: int = 0) -> str:
+    """Any JSON value as indented lines."""
+    pad = "  " * depth
+    if isinstance(value, Mapping):
+        lines = [
+            f"{pad}{key}:\n{tree(inner, depth + 1)}"
+            if isinstance(inner, (Mapping, list)) and inner
+            else f"{pad}{key}: {inner}"
+            for key, inner in value.items()
+        ]
+        return "\n".join(lines)
+    if isinstance(value, list):
+        return "\n".join(f"{pad}- {tree(inner, depth + 1).lstrip()}" for inner in value)
+    return f"{pad}{value}"
+
+
+def checks_text(checks: Sequence[Check]) -> str:
+    """The doctor's checks, a line each, with the next step under those that are not well."""
+    marks = {"ok": "ok  ", "bad": "BAD ", "unset": "-   "}
+    lines = []
+    for one in checks:
+        lines.append(f"{marks[one.state]} {one.name:<28} {one.seen}")
+        if one.next_step:
+            lines.append(f"     {'':<28} next: {one.next_step}")
+    return "\n".join(lines)

@@ -1,0 +1,94 @@
+"""Every runbook, one after the other or side by side, each bounded in time.
+
+Symptom: nobody has complained yet, or somebody has and does not know of what.
+Cause: any of the runbooks' causes.
+Fix: each runbook's own, under its own permit.
+Verify: each runbook reads its system again; the table shows what is left.
+Undo: fix by fix, ``runbook undo FIX_ID``.
+By hand: open the runbook of each row that is not healthy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from prefect import Flow, flow
+from prefect.artifacts import acreate_table_artifact
+from prefect.context import FlowRunContext
+from prefect.states import Completed, Failed
+from pydantic import Field
+
+import flows
+from runbook.artifacts import one_line
+from runbook.model import Mode, Outcome, Report
+from runbook.run import Unsolved
+from runbook.settings import parameter, settings
+
+Seconds = Annotated[int, Field(ge=5, le=3600)]
+
+
+@flow(name="health-sweep", description=__doc__, flow_run_name="health-sweep {mode}")
+async def health_sweep(
+    mode: Mode = Mode.auto, each_seconds: Seconds = parameter("health-sweep", "each_seconds", 900)
+) -> Any:
+    """Run every runbook at once; a sick system holds up no other.
+
+    Args:
+        mode: How far to go: observe changes nothing, approve asks, auto acts. RUNBOOK_MODE is the ceiling.
+        each_seconds: How long one runbook may take before it is given up, in seconds.
+    """
+    reports = await sweep(flows.names(), mode, each_seconds)
+    if FlowRunContext.get() is None:
+        return reports
+    await acreate_table_artifact(
+        key="health-sweep", table=[row(one) for one in reports], description="Every runbook, now"
+    )
+    worst = max((one.exit_code for one in reports if not one.not_configured), default=2)
+    lines = "; ".join(f"{one.runbook} {one.outcome}" for one in reports)
+    if worst in {0, 3}:
+        return Completed(name="Healthy" if worst == 0 else "Findings", message=lines, data=reports)
+    return Failed(name="Unsolved", message=lines)
+
+
+async def sweep(names: Sequence[str], mode: Mode, each_seconds: float) -> list[Report]:
+    """The reports of all named runbooks, in their order; one that crashes or overruns is a refused report."""
+    return list(await asyncio.gather(*(one(name, mode, each_seconds) for name in names)))
+
+
+async def one(name: str, mode: Mode, each_seconds: float) -> Report:
+    """The report of one runbook, whatever happens to it."""
+    runbook: Flow[Any, Any] = flows.runbook(name)
+    try:
+        async with asyncio.timeout(each_seconds):
+            if FlowRunContext.get() is None:
+                return await runbook.fn(mode=mode)  # type: ignore[no-any-return]
+            state = await runbook(mode=mode, return_state=True)
+            result = await state.result(raise_on_failure=False)
+    except TimeoutError:
+        return _lost(name, mode, f"{name}: gave no answer in {each_seconds} s. Next: runbook run {name}")
+    except Exception as error:  # noqa: BLE001 - one crashed runbook must not hide what the others found
+        return _lost(name, mode, f"{name}: crashed with {type(error).__name__}. Next: runbook run {name}")
+    if isinstance(result, Unsolved):
+        return result.report
+    if isinstance(result, Report):
+        return result
+    return _lost(name, mode, f"{name}: crashed ({type(result).__name__}). Next: runbook run {name}")
+
+
+def _lost(name: str, mode: Mode, reason: str) -> Report:
+    lowered = mode.under(settings().runbook_mode)
+    return Report(id="", runbook=name, mode=lowered, outcome=Outcome.refused, reason=reason)
+
+
+def row(report: Report) -> dict[str, str]:
+    """One runbook as a person reads it in a table."""
+    first = report.findings[0] if report.findings else None
+    return {
+        "runbook": report.runbook,
+        "state": "not configured" if report.not_configured else report.outcome.value,
+        "finding": f"{first.subject}: {first.detail}" if first else report.reason,
+        "fixes": one_line(report),
+        "ledger": report.id,
+    }
