@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 def one_line(report: Report) -> str:
     """The run in one line: outcome, counts, ledger id."""
     done = sum(fix.state in {"proven", "applied"} for fix in report.fixes)
-    text = f"{len(report.findings)} findings, {done} of {len(report.fixes)} fixes done, ledger {report.id}"
+    found = f"{len(report.findings)} finding{'' if len(report.findings) == 1 else 's'}"
+    text = f"{found}, {done} of {len(report.fixes)} fixes done, ledger {report.id}"
     return f"{text}: {report.reason}" if report.reason else text
 
 

@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
     database_url: SecretStr | None = None
+    runbook_database_url: SecretStr | None = None
+    pgbouncer_url: SecretStr | None = None
     stripe_secret_key: SecretStr | None = None
     stripe_webhook_secret: SecretStr | None = None
     stripe_api_base: str = "https://api.stripe.com"
@@ -152,14 +154,22 @@ class Settings(BaseSettings):
         path.parent.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{path}"
 
-    def database_conninfo(self) -> str:
-        """``DATABASE_URL`` as libpq takes it: Prisma's own parameters stripped, the rest kept."""
-        url = self.secret("DATABASE_URL")
+    def database_conninfo(self, name: str = "DATABASE_URL") -> str:
+        """The URL in setting ``name`` as libpq takes it: Prisma's own parameters stripped, the rest kept."""
+        url = self.secret(name)
         if not url.startswith(POSTGRES_SCHEMES):
-            raise BadSetting("DATABASE_URL", "is not a PostgreSQL URL", "use postgresql://user:password@host:5432/db")
+            raise BadSetting(name, "is not a PostgreSQL URL", "use postgresql://user:password@host:5432/db")
         parts = urlsplit(url)
         query = [(key, value) for key, value in parse_qsl(parts.query) if key not in PRISMA_ONLY]
         return urlunsplit(parts._replace(query=urlencode(query)))
+
+    def monitor_setting(self) -> str:
+        """The setting the runbooks watch the database with: their own role's where there is one."""
+        return "RUNBOOK_DATABASE_URL" if self.runbook_database_url else "DATABASE_URL"
+
+    def monitor_conninfo(self) -> str:
+        """``RUNBOOK_DATABASE_URL`` (a role of the runbooks' own), else ``DATABASE_URL``, as libpq takes it."""
+        return self.database_conninfo(self.monitor_setting())
 
 
 def _problem(error: ValidationError) -> tuple[str, str]:
