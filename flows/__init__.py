@@ -19,6 +19,11 @@ def names() -> list[str]:
     return sorted(name.replace("_", "-") for name in found if name not in CALLERS)
 
 
+def every() -> list[str]:
+    """The runbooks and the flows that call them."""
+    return sorted([*names(), *(name.replace("_", "-") for name in CALLERS)])
+
+
 def module(name: str) -> ModuleType:
     """The file of one runbook."""
     return importlib.import_module(f"flows.{name.replace('-', '_')}")

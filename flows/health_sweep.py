@@ -65,7 +65,7 @@ async def one(name: str, mode: Mode, each_seconds: float) -> Report:
             if FlowRunContext.get() is None:
                 return await runbook.fn(mode=mode)  # type: ignore[no-any-return]
             state = await runbook(mode=mode, return_state=True)
-            result = await state.result(raise_on_failure=False)
+            result = await state.aresult(raise_on_failure=False)
     except TimeoutError:
         return _lost(name, mode, f"{name}: gave no answer in {each_seconds} s. Next: runbook run {name}")
     except Exception as error:  # noqa: BLE001 - one crashed runbook must not hide what the others found

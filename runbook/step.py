@@ -59,7 +59,7 @@ class Step(Generic[P, R]):
 
 async def _retry_state(_task: object, _run: object, state: Any) -> bool:
     try:
-        await state.result(raise_on_failure=True)
+        await state.aresult(raise_on_failure=True)
     except OutsideError as error:
         return may_help(error)
     except BaseException:  # noqa: BLE001 - any other error is final: the caller sees it unchanged

@@ -18,7 +18,7 @@ from runbook.step import Step
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("runbook", "tasks", "flows", "deployments")
-EVERY = [*flows.names(), "health-sweep"]
+EVERY = flows.every()
 
 DEPLOYMENT = {
     "type": "object",
