@@ -11,13 +11,13 @@ By hand: open the runbook of each row that is not healthy.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
-from prefect import Flow, flow
+from prefect import flow
 from prefect.artifacts import acreate_table_artifact
 from prefect.context import FlowRunContext
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Failed, State
 from pydantic import Field
 
 import flows
@@ -59,12 +59,13 @@ async def sweep(names: Sequence[str], mode: Mode, each_seconds: float) -> list[R
 
 async def one(name: str, mode: Mode, each_seconds: float) -> Report:
     """The report of one runbook, whatever happens to it."""
-    runbook: Flow[Any, Any] = flows.runbook(name)
+    runbook = flows.runbook(name)
+    as_flow: Callable[..., Awaitable[State[Any]]] = runbook
     try:
         async with asyncio.timeout(each_seconds):
             if FlowRunContext.get() is None:
                 return await runbook.fn(mode=mode)  # type: ignore[no-any-return]
-            state = await runbook(mode=mode, return_state=True)
+            state = await as_flow(mode=mode, return_state=True)
             result = await state.aresult(raise_on_failure=False)
     except TimeoutError:
         return _lost(name, mode, f"{name}: gave no answer in {each_seconds} s. Next: runbook run {name}")
