@@ -1,0 +1,37 @@
+"""Runs an ASGI app on a free loopback port in a thread, and ends it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import Any
+
+import uvicorn
+
+
+class Served:
+    """One uvicorn in one thread; ``url`` answers once ``start`` returned."""
+
+    def __init__(self, app: Any, port: int = 0) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", port))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        config = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off", http="h11")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
+
+    def start(self) -> None:
+        """Return when the port answers."""
+        self._thread.start()
+        while not self._server.started:
+            if not self._thread.is_alive():
+                raise RuntimeError(f"{self.url} did not start")
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Close the port and end the thread."""
+        self._server.should_exit = True
+        self._thread.join(5)
+        self._socket.close()
