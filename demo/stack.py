@@ -27,6 +27,13 @@ WEBHOOK_SECRET = "whsec_demo_0123456789abcdef"
 STRIPE_KEY = "sk_test_demo_0123456789abcdef"
 POOL = "runbook"
 
+# What hangs for seconds here would hang for minutes in production: a demo has no minutes.
+PROFILE = """
+[parameters.pool-exhaustion]
+idle_seconds = 5
+wait_seconds = 2
+"""
+
 Say = Callable[[str], None]
 
 
@@ -150,6 +157,7 @@ class Stack:
                 App(self.postgres.url(user="app"), WEBHOOK_SECRET, log_path=self.folder / "app.log")
             )
             self.stripe.store.add_endpoint(f"{self.app.url}/api/subscription/webhook")
+        (self.folder / "runbook.toml").write_text(PROFILE)
         self.prefect = Prefect(self.folder, self.env())
         self._exit.callback(self.prefect.stop)
         with self.step("Prefect server"):

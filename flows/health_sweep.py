@@ -1,4 +1,4 @@
-"""Every runbook, one after the other or side by side, each bounded in time.
+"""Every runbook: the database first, then the others side by side, each bounded in time.
 
 Symptom: nobody has complained yet, or somebody has and does not know of what.
 Cause: any of the runbooks' causes.
@@ -26,6 +26,9 @@ from runbook.model import Mode, Outcome, Report
 from runbook.run import Unsolved
 from runbook.settings import parameter, settings
 
+FIRST = ("pool-exhaustion",)
+"""Runbooks whose cure the others need: the app can take no webhook while its database has no slot to give."""
+
 Seconds = Annotated[int, Field(ge=5, le=3600)]
 
 
@@ -33,7 +36,7 @@ Seconds = Annotated[int, Field(ge=5, le=3600)]
 async def health_sweep(
     mode: Mode = Mode.auto, each_seconds: Seconds = parameter("health-sweep", "each_seconds", 900)
 ) -> Any:
-    """Run every runbook at once; a sick system holds up no other.
+    """Run every runbook, the database first and then the others at once; a sick system holds up no other.
 
     Args:
         mode: How far to go: observe changes nothing, approve asks, auto acts. RUNBOOK_MODE is the ceiling.
@@ -54,7 +57,13 @@ async def health_sweep(
 
 async def sweep(names: Sequence[str], mode: Mode, each_seconds: float) -> list[Report]:
     """The reports of all named runbooks, in their order; one that crashes or overruns is a refused report."""
-    return list(await asyncio.gather(*(one(name, mode, each_seconds) for name in names)))
+    first = [name for name in names if name in FIRST]
+    rest = [name for name in names if name not in FIRST]
+    reports: dict[str, Report] = {}
+    for together in (first, rest):
+        found = await asyncio.gather(*(one(name, mode, each_seconds) for name in together))
+        reports.update(zip(together, found, strict=True))
+    return [reports[name] for name in names]
 
 
 async def one(name: str, mode: Mode, each_seconds: float) -> Report:

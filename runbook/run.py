@@ -15,7 +15,7 @@ from runbook import artifacts
 from runbook.errors import NotConfigured, RunbookError
 from runbook.ledger import ledger
 from runbook.mask import mask
-from runbook.model import Finding, FixState, Mode, Outcome, Report
+from runbook.model import Finding, Fix, FixState, Mode, Outcome, Report
 from runbook.permit import Hand, settle
 from runbook.settings import settings
 
@@ -123,8 +123,9 @@ class Run:
         )
 
     def _outcome(self) -> Outcome:
-        states = {fix.state for fix in self.ledger.fixes(self.id)}
-        acted = bool(states & ACTED)
+        fixes = self.ledger.fixes(self.id)
+        acted = any(fix.state in ACTED for fix in fixes)
+        states = {fix.state for at, fix in enumerate(fixes) if not _made_good(fix, fixes[at + 1 :])}
         if self._reason:
             return Outcome.unsolved if acted else Outcome.refused
         if not self.findings:
@@ -136,3 +137,10 @@ class Run:
         if self._remaining == []:
             return Outcome.fixed
         return Outcome.unsolved if acted and FixState.refused not in states else Outcome.refused
+
+
+def _made_good(fix: Fix, later: Sequence[Fix]) -> bool:
+    """True for a fix that failed where a later, harder one on the same target was proven."""
+    return fix.state is FixState.failed and any(
+        one.target == fix.target and one.state is FixState.proven for one in later
+    )

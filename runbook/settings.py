@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -34,6 +34,9 @@ PRISMA_ONLY = frozenset(
         "socket_timeout",
         "statement_cache_size",
         "sslaccept",
+        "sslidentity",
+        "max_connection_lifetime",
+        "max_idle_connection_lifetime",
     }
 )
 DEFAULT_LEDGER = "sqlite:///{state}/runbook/ledger.db"
@@ -159,17 +162,17 @@ class Settings(BaseSettings):
         url = self.secret(name)
         if not url.startswith(POSTGRES_SCHEMES):
             raise BadSetting(name, "is not a PostgreSQL URL", "use postgresql://user:password@host:5432/db")
-        parts = urlsplit(url)
-        query = [(key, value) for key, value in parse_qsl(parts.query) if key not in PRISMA_ONLY]
-        return urlunsplit(parts._replace(query=urlencode(query)))
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise BadSetting(name, "is not a URL", "percent-encode what is special in its password") from None
+        # The pairs stay as they are written: decoding and encoding again would turn a space into a plus.
+        kept = [pair for pair in parts.query.split("&") if pair.partition("=")[0] not in PRISMA_ONLY]
+        return urlunsplit(parts._replace(query="&".join(kept)))
 
     def monitor_setting(self) -> str:
         """The setting the runbooks watch the database with: their own role's where there is one."""
         return "RUNBOOK_DATABASE_URL" if self.runbook_database_url else "DATABASE_URL"
-
-    def monitor_conninfo(self) -> str:
-        """``RUNBOOK_DATABASE_URL`` (a role of the runbooks' own), else ``DATABASE_URL``, as libpq takes it."""
-        return self.database_conninfo(self.monitor_setting())
 
 
 def _problem(error: ValidationError) -> tuple[str, str]:

@@ -48,7 +48,7 @@ class Step(Generic[P, R]):
             return await cast("Awaitable[R]", self.task(*args, **kwargs))
         async for attempt in AsyncRetrying(
             stop=stop_after_attempt(self.tries),
-            wait=wait_exponential_jitter(initial=0.5, max=3),
+            wait=wait_exponential_jitter(multiplier=0.5, max=3),
             retry=retry_if_exception(may_help),
             reraise=True,
         ):

@@ -1,0 +1,260 @@
+"""``make demo``, ``make up`` and ``make down``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import select
+
+from demo.faults import Broken
+from demo.stack import ROOT, Stack
+from runbook.ledger import Ledger, now_ms
+from runbook.schema import entry, fix, run
+
+STATE = ROOT / ".demo" / "up.json"
+console = Console(highlight=False, soft_wrap=True) if not sys.stdout.isatty() else Console(highlight=False)
+
+
+def say(text: str) -> None:
+    """One line of progress, at once."""
+    console.print(text, markup=False)
+
+
+class Api:
+    """The few calls of Prefect's API that the demo makes."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """One call and its JSON answer."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"content-type": "application/json"}
+        request = urllib.request.Request(f"{self.url}/api{path}", data, headers, method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def pause_schedules(self) -> None:
+        """Nothing starts by itself from now on: the demo shows one run, and the person starts the others."""
+        for one in self.call("POST", "/deployments/filter", {}):
+            self.call("POST", f"/deployments/{one['id']}/pause_deployment", {})
+
+    def start(self, name: str, **parameters: Any) -> str:
+        """Start a deployment's run and return its id."""
+        deployment = self.call("GET", f"/deployments/name/{name}/{name}")
+        path = f"/deployments/{deployment['id']}/create_flow_run"
+        return str(self.call("POST", path, {"parameters": parameters, "state": {"type": "SCHEDULED"}})["id"])
+
+    def watch(self, run_id: str, seconds: float = 300) -> str:
+        """Show a run's progress until it ends; returns the name of its last state."""
+        began, shown = time.monotonic(), ""
+        with console.status("the sweep waits for the worker") as status:
+            while time.monotonic() - began < seconds:
+                state = self.call("GET", f"/flow_runs/{run_id}")["state"]
+                if state["type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}:
+                    return str(state["name"])
+                tasks = self.call("POST", "/task_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 1})
+                text = f"sweep {state['name'].lower()}: {tasks[0]['name'] if tasks else '…'}"
+                if text != shown:
+                    status.update(text)
+                    if not console.is_terminal:
+                        say(f"  … {time.monotonic() - began:3.0f} s  {text}")
+                    shown = text
+                time.sleep(0.5)
+        return f"not done in {seconds:.0f} s"
+
+
+def times(ledger: Ledger, runbook: str, actions: tuple[str, ...], since_ms: int) -> tuple[str, str]:
+    """How long after ``since_ms`` the runbook had decided what to do, and how long until its last proof."""
+    with ledger.read() as connection:
+        of = select(fix).where(fix.c.runbook == runbook, fix.c.action.in_(actions))
+        rows = connection.execute(of).mappings().all()
+        proofs = select(entry.c.at_ms).where(entry.c.kind == "proven", entry.c.fix_id.in_([row["id"] for row in rows]))
+        proven = [row.at_ms for row in connection.execute(proofs)]
+    found = min((row["decided_at_ms"] for row in rows), default=None)
+    return (
+        f"{(found - since_ms) / 1000:.1f} s" if found else "never",
+        f"{(max(proven) - since_ms) / 1000:.1f} s" if proven else "never",
+    )
+
+
+def scorecard(stack: Stack, broken: Broken, began_ms: int) -> bool:
+    """Print what was broken and what became of it; True when all is mended and every look-alike untouched."""
+    ledger = Ledger(stack.env()["RUNBOOK_LEDGER_URL"])
+    table = Table(title="Faults", title_justify="left")
+    for column in ("fault", "found in", "fixed in", "proven", "fixes", "by"):
+        table.add_column(column)
+    good = True
+    for fault in broken.faults:
+        mended = fault.mended()
+        good &= mended
+        found, fixed = times(ledger, fault.runbook, fault.actions, began_ms)
+        with ledger.read() as connection:
+            rule = select(fix.c.id).where(fix.c.action.in_(fault.actions), fix.c.state == "proven")
+            count = len(connection.execute(rule).all())
+        table.add_row(fault.name, found, fixed, "yes" if mended else "NO", str(count), fault.runbook)
+    console.print(table)
+    left = Table(title="Look-alikes", title_justify="left")
+    left.add_column("must not be touched")
+    left.add_column("untouched")
+    for one in broken.lookalikes:
+        untouched = one.untouched()
+        good &= untouched
+        left.add_row(one.name, "yes" if untouched else "NO")
+    console.print(left)
+    return good
+
+
+def demo() -> int:
+    """Start, break, sweep through Prefect, score, stop."""
+    began = time.monotonic()
+    say("Starting a stack of its own on free loopback ports")
+    with Stack(say) as stack:
+        api = Api(stack.prefect.url)
+        api.pause_schedules()
+        with stack.step("breaking things"):
+            broken = Broken(stack)
+        began_ms = now_ms()
+        try:
+            say("Running the sweep through Prefect: deployment health-sweep, mode auto")
+            state = api.watch(api.start("health-sweep", mode="auto"))
+            say(f"  ✓ sweep ended: {state}")
+            good = scorecard(stack, broken, began_ms)
+            if not good:
+                _explain(stack)
+        finally:
+            broken.close()
+        say("Stopping everything")
+    verdict = "All faults fixed, no look-alike touched" if good else "NOT all is well"
+    say(f"{verdict} · {time.monotonic() - began:.0f} s in all")
+    return 0 if good else 1
+
+
+def _explain(stack: Stack) -> None:
+    ledger = Ledger(stack.env()["RUNBOOK_LEDGER_URL"])
+    with ledger.read() as connection:
+        for row in connection.execute(select(run)).mappings():
+            report = row["report"] or {}
+            say(f"{row['runbook']} {row['outcome']}: {report.get('reason', '')} {report.get('notices', '')}")
+            for found in report.get("findings", []):
+                say(f"  found {found['subject']}: {found['detail']}")
+    for name in ("worker", "server"):
+        say(f"--- the end of {name}.log")
+        say((stack.folder / f"{name}.log").read_text(errors="replace")[-3000:])
+
+
+def serve() -> int:
+    """The stack of ``make up``, until a signal ends it."""
+    with Stack(say) as stack:
+        Api(stack.prefect.url).pause_schedules()
+        with stack.step("breaking things"):
+            broken = Broken(stack, with_payment=True)
+        env = stack.env() | {"PREFECT_API_URL": f"{stack.prefect.url}/api"}
+        lines = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in env.items())
+        (ROOT / ".demo" / "env").write_text(lines)
+        STATE.write_text(json.dumps({"pid": os.getpid(), "ui": stack.prefect.url}))
+        try:
+            signal.sigwait({signal.SIGTERM, signal.SIGINT})
+        finally:
+            broken.close()
+            STATE.unlink(missing_ok=True)
+    return 0
+
+
+def up() -> int:
+    """Start ``serve`` in the background and say what to click."""
+    if _running():
+        say("It runs already. Next: make down")
+        return 2
+    STATE.parent.mkdir(exist_ok=True)
+    log = STATE.with_name("up.log")
+    with log.open("wb") as out:
+        words = [sys.executable, "-m", "demo", "serve"]
+        child = subprocess.Popen(
+            words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
+    shown = 0
+    while not STATE.exists():
+        text = log.read_text(errors="replace")
+        sys.stdout.write(text[shown:])
+        sys.stdout.flush()
+        shown = len(text)
+        if child.poll() is not None:
+            say(f"It did not start. Next: read {log.relative_to(ROOT)}")
+            return 1
+        time.sleep(0.3)
+    url = json.loads(STATE.read_text())["ui"]
+    say(f"""
+The Prefect UI:  {url}
+
+Things are broken now: the app's connections are all taken, its webhook endpoint is off, 200 subscriptions have drifted.
+  1. Deployments → health-sweep → Run → Quick run. Watch the run, then open its Artifacts.
+  2. Deployments → failed-payments → Run → Custom run, mode approve. It suspends: Resume shows the plan and a form.
+  3. In a terminal:  . .demo/env && .venv/bin/runbook ledger
+Schedules are paused here, so that nothing is mended before you look; switch them on in each deployment.
+make down ends everything.""")
+    return 0
+
+
+def _running() -> int | None:
+    try:
+        pid = int(json.loads(STATE.read_text())["pid"])
+        os.kill(pid, 0)
+    except (OSError, ValueError, KeyError):
+        return None
+    command = Path(f"/proc/{pid}/cmdline")
+    return pid if not command.exists() or b"demo" in command.read_bytes() else None
+
+
+def down() -> int:
+    """End what ``up`` started and wait until it is gone."""
+    pid = _running()
+    if pid is None:
+        say("Nothing runs.")
+        return 0
+    os.kill(pid, signal.SIGTERM)
+    for _ in range(600):
+        if _running() is None:
+            say("Stopped.")
+            return 0
+        time.sleep(0.1)
+    say(f"It does not stop. Next: kill -9 {pid}")
+    return 1
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """The exit code of the named command."""
+    commands = {"": demo, "demo": demo, "up": up, "down": down, "serve": serve}
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in commands:
+        say(f"no such command: {name}. One of: demo, up, down")
+        return 2
+    if name == "serve":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    else:
+        signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return commands[name]()
+    except KeyboardInterrupt:
+        say("Interrupted; everything it started is stopped.")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""All that is wrong in the demo, and all that only looks so: each knows by itself whether it is mended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psycopg
+
+from demo import database_faults as database
+from demo import population, stripe_faults
+from demo.database_faults import Sessions
+from demo.postgres import Postgres
+from demo.stack import Stack
+
+WRITERS = 14
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong; ``mended`` reads the world, not the ledger. ``actions`` are the fixes that mend it."""
+
+    name: str
+    runbook: str
+    actions: tuple[str, ...]
+    mended: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Lookalike:
+    """One thing that must be left alone; ``untouched`` reads the world."""
+
+    name: str
+    untouched: Callable[[], bool]
+
+
+class Broken:
+    """All faults and look-alikes of one stack, injected on construction."""
+
+    def __init__(self, stack: Stack, *, with_payment: bool = False) -> None:
+        self.postgres, self.store = stack.postgres, stack.stripe.store
+        self._sessions: list[Sessions] = []
+        self.lookalikes = [*self._quiet_sessions(), *self._quiet_money()]
+        self.faults = [*self._money(), *self._pool()]
+        if with_payment:
+            stripe_faults.retryable_invoice(self.store)
+
+    def close(self) -> None:
+        """Give every connection back."""
+        for sessions in self._sessions:
+            sessions.close()
+
+    def _untouched(self, sessions: Sessions) -> Lookalike:
+        return Lookalike(sessions.name, lambda: sessions.untouched)
+
+    def _uncharged(self, bill: str) -> Lookalike:
+        return Lookalike(f"invoice {bill[3:].replace('_', ' ')}", lambda: bill not in self.store.tries)
+
+    def _keep(self, sessions: Sessions) -> Sessions:
+        self._sessions.append(sessions)
+        return sessions
+
+    def _quiet_sessions(self) -> list[Lookalike]:
+        makers = (
+            database.autovacuum,
+            database.backup,
+            database.migration,
+            database.superuser,
+            database.replication,
+            database.create_index,
+        )
+        kept = [self._keep(make(self.postgres)) for make in makers]
+        return [self._untouched(one) for one in kept]
+
+    def _quiet_money(self) -> list[Lookalike]:
+        _insert_odd_rows(self.postgres)
+        named = [self._uncharged(bill) for bill in stripe_faults.lookalike_invoices(self.store)]
+        return [*named, Lookalike("rows with no Stripe object", lambda: _odd_rows(self.postgres) == ODD)]
+
+    def _money(self) -> list[Fault]:
+        stripe_faults.disable_endpoints(self.store)
+        missed = stripe_faults.undelivered_events(self.store)
+        drifted = stripe_faults.drift(self.store)
+        store, postgres = self.store, self.postgres
+
+        def enabled() -> bool:
+            return all(one["status"] == "enabled" for one in store.endpoints.values())
+
+        def delivered() -> bool:
+            return not any(one["pending_webhooks"] for one in store.events.values())
+
+        return [
+            Fault("a disabled webhook endpoint", "failed-payments", ("enable_endpoint",), enabled),
+            Fault(f"{len(missed.expected)} undelivered events", "failed-payments", ("resend_event",), delivered),
+            Fault(
+                f"{len(drifted.expected)} drifted subscriptions of {population.SUBSCRIPTIONS:,}",
+                "failed-payments",
+                ("copy_status",),
+                lambda: statuses(postgres, drifted.expected | missed.expected) == drifted.expected | missed.expected,
+            ),
+        ]
+
+    def _pool(self) -> list[Fault]:
+        writers = self._keep(database.idle_writers(self.postgres, WRITERS))
+        self._keep(database.blocked_app(self.postgres, WRITERS, WRITERS))
+        self._keep(database.fill_slots(self.postgres))
+        quiet = 2  # the second migration and the index build wait on purpose, and go on waiting
+        return [
+            Fault(
+                f"{WRITERS} idle-in-transaction writers block the app",
+                "pool-exhaustion",
+                ("end_session",),
+                lambda: writers.alive() == 0 and database.waiting(self.postgres) <= quiet,
+            ),
+            Fault(
+                "every ordinary connection slot taken",
+                "pool-exhaustion",
+                ("end_session",),
+                lambda: _connects(self.postgres),
+            ),
+        ]
+
+
+ODD = [("odd_dev", "dev_cus_1", None, "pending"), ("odd_gone", "cus_gone", "sub_gone", "active")]
+
+
+def _insert_odd_rows(postgres: Postgres) -> None:
+    with psycopg.connect(postgres.url(user="app"), autocommit=True) as connection:
+        for row in ODD:
+            connection.execute(
+                'INSERT INTO "Subscription" ("id", "stripeCustomerId", "stripeSubscriptionId", "status", "createdAt") '
+                "VALUES (%s, %s, %s, %s, '2025-01-01')",
+                row,
+            )
+
+
+def _odd_rows(postgres: Postgres) -> list[tuple[str, str, str | None, str]]:
+    with psycopg.connect(postgres.url()) as connection:
+        return connection.execute(
+            'SELECT "id", "stripeCustomerId", "stripeSubscriptionId", "status" FROM "Subscription" '
+            "WHERE \"id\" LIKE 'odd%' ORDER BY 1"
+        ).fetchall()
+
+
+def statuses(postgres: Postgres, of: dict[int, str]) -> dict[int, str]:
+    """What the app's table says of these subscriptions."""
+    with psycopg.connect(postgres.url()) as connection:
+        rows = connection.execute(
+            'SELECT "id", "status" FROM "Subscription" WHERE "id" = ANY(%s)', [[population.row_id(i) for i in of]]
+        ).fetchall()
+    return {int(row_id.removeprefix("row_")): status for row_id, status in rows}
+
+
+def _connects(postgres: Postgres) -> bool:
+    try:
+        psycopg.connect(postgres.url(user="app"), connect_timeout=5).close()
+    except psycopg.OperationalError:
+        return False
+    return True

@@ -1,0 +1,295 @@
+"""The database has no connection left to give, or its sessions wait for each other.
+
+Symptom: requests hang or fail with "too many clients", "Too many database connections", P2024 or "timeout exceeded
+    when trying to connect".
+Cause: transactions that were begun and forgotten (idle in transaction), one session whose lock everybody waits for,
+    queries that run for minutes, or more instances times connection_limit than the server has slots.
+Fix: end the roots of lock trees, then the oldest forgotten transactions, no more than brings the pool to 80% of
+    full_at; cancel long queries, and end those that a cancel does not stop. Durable, with a person's approval: give the
+    role an idle_in_transaction_session_timeout in this database.
+    Never ended: superusers, replication, autovacuum, backups, migrations, CREATE INDEX, VACUUM, other databases,
+    runbooks, and whatever is hidden from this role.
+Verify: each session is looked for until it is gone; after hold_seconds the pool is read and judged again.
+Undo: an ended session cannot come back: its transaction was rolled back, and the app connects anew. The timeout is
+    put back to exactly what it was.
+By hand: SELECT pid, state, xact_start, pg_blocking_pids(pid), query FROM pg_stat_activity ORDER BY xact_start; then
+    SELECT pg_terminate_backend(pid); pg_cancel_backend does nothing to an idle transaction. A prepared transaction ends
+    by ROLLBACK PREPARED 'gid'. Raising connection_limit makes "too many clients" worse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from math import floor
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from runbook import gate
+from runbook.errors import OutsideError
+from runbook.model import Finding, Fix, FixState, Mode, Report, Risk, Share
+from runbook.permit import Hand
+from runbook.run import Run
+from runbook.settings import parameter, settings
+from tasks import idle_timeout
+from tasks.app_log import read_refusals
+from tasks.pgbouncer import read_pgbouncer
+from tasks.pool import Bounds, Limit, Pool, Session, longest
+from tasks.sessions import cancel_query, end_session, is_cancelled, is_ended, read_pool
+
+NAME = "pool-exhaustion"
+CLEAR = 0.8  # a pool is well again at this share of what alarms, so that it does not flap
+LOG_AGE = timedelta(minutes=5)
+GONE = "cannot be undone: its transaction is rolled back, the app connects anew"
+
+HANDS = {
+    "end_session": Hand(end_session, is_ended),
+    "cancel_query": Hand(cancel_query, is_cancelled),
+    "set_idle_timeout": Hand(idle_timeout.set_idle_timeout, idle_timeout.is_set, idle_timeout.put_back),
+}
+
+FullAt = Annotated[float, Field(ge=0.3, le=1)]
+Seconds = Annotated[int, Field(ge=1, le=86_400)]
+Hold = Annotated[int, Field(ge=0, le=60)]
+
+
+@flow(name=NAME, description=__doc__)
+async def pool_exhaustion(
+    mode: Mode = Mode.auto,
+    full_at: FullAt = parameter(NAME, "full_at", 0.85),
+    idle_seconds: Seconds = parameter(NAME, "idle_seconds", 300),
+    active_seconds: Seconds = parameter(NAME, "active_seconds", 300),
+    wait_seconds: Seconds = parameter(NAME, "wait_seconds", 15),
+    hold_seconds: Hold = parameter(NAME, "hold_seconds", 3),
+) -> Report:
+    """Give the database its connections back: end what holds them for nothing, oldest first, and prove it.
+
+    Args:
+        mode: How far to go: observe changes nothing, approve asks, auto acts. RUNBOOK_MODE is the ceiling.
+        full_at: The share of the connections from which on the pool counts as full, 0.3 to 1.
+        idle_seconds: How long a session may idle in a transaction before it may be ended, in seconds.
+        active_seconds: How long a query may run before it may be cancelled, in seconds.
+        wait_seconds: How long sessions may wait for a lock before whoever holds it is sick, in seconds.
+        hold_seconds: How long to wait before the pool is read again to prove the fix, in seconds.
+    """
+    bounds = Bounds(full_at, idle_seconds, active_seconds, wait_seconds)
+    async with Run(NAME, mode) as run:
+        settings().need(settings().monitor_setting())
+        await run.settle(HANDS)
+        began = datetime.now(UTC) - LOG_AGE
+        pool = await look(run, began)
+        findings = detect(pool, bounds)
+        for text in notices(pool, bounds):
+            run.notice(text)
+        if findings:
+            run.found(findings)
+            await _fix(run, pool, bounds, began, hold_seconds)
+    return run.result()
+
+
+async def _fix(run: Run, pool: Pool, bounds: Bounds, began: datetime, hold_seconds: int) -> None:
+    async def plan_again() -> list[Fix]:
+        return plan(await look(run, began), bounds)
+
+    async def insist_again() -> list[Fix]:
+        return insist(await read_pool(), run.ledger.fixes(run.id))
+
+    planned = plan(pool, bounds)
+    permit = await gate.ask(run, planned, share=share(pool, planned), again=plan_again)
+    if not permit.fixes:
+        return
+    await permit.apply(HANDS)
+    harder = await gate.ask(run, await insist_again(), again=insist_again)
+    await harder.apply(HANDS)
+    acted = datetime.now(UTC)
+    await asyncio.sleep(hold_seconds)
+    after = await look(run, acted)
+    run.notice(f"connections {pool.server.used}/{pool.server.of} -> {after.server.used}/{after.server.of}")
+    for text in notices(after, bounds):
+        run.notice(text)
+    run.remains(detect(after, bounds))
+
+
+async def look(run: Run, since: datetime) -> Pool:
+    """The pool from all sides: PostgreSQL always, PgBouncer and the app's log where they are configured."""
+    pool = await read_pool()
+    found: dict[str, object] = {}
+    try:
+        if settings().pgbouncer_url:
+            found["waiting"] = await read_pgbouncer()
+        if settings().app_log:
+            found["refusals"] = await read_refusals(since)
+    except OutsideError as error:  # a second opinion is missing; PostgreSQL's own is enough to act on
+        run.notice(str(error))
+    return pool.model_copy(update=found)
+
+
+# -- detect ---------------------------------------------------------------------------------------------------------
+
+
+def detect(pool: Pool, at: Bounds) -> list[Finding]:
+    """What is wrong; nothing while the pool has room, nobody waits and the app was refused nothing."""
+    trees = pool.stuck(at)
+    found = [_full(pool, limit) for limit in pool.full(at)]
+    found += [_tree(pool, pid, behind) for pid, behind in trees.items()]
+    for one in pool.waiting:
+        said = f"{one.clients} clients wait for a connection, the longest for {one.seconds:.0f} s"
+        found.append(Finding(subject=f"pgbouncer {one.database}/{one.user}", detail=said, evidence=one.model_dump()))
+    if pool.refusals:
+        said = f"the app was refused a connection in {sum(pool.refusals.values())} lines"
+        found.append(Finding(subject="app log", detail=said, evidence=pool.refusals))
+    if found:
+        sick = [one for one in _sick(pool, at) if one.pid not in trees]
+        found += [Finding(subject=_name(one), detail=_state(one), evidence=_evidence(one)) for one in sick]
+    return found
+
+
+def _full(pool: Pool, limit: Limit) -> Finding:
+    held = pool.by_application(limit)
+    most = ", ".join(f"{name} {count}" for name, count in list(held.items())[:3])
+    said = f"{limit.used} of {limit.of} connections are taken ({limit.share:.0%}); most by {most}"
+    return Finding(subject=limit.subject, detail=said, evidence={"by application": held})
+
+
+def _tree(pool: Pool, pid: int, behind: Sequence[Session]) -> Finding:
+    waits = f"{len(behind)} sessions wait for it, the longest for {longest(behind):.0f} s"
+    evidence = {"waiting": [one.pid for one in behind]}
+    root = pool.session(pid)
+    if pid == 0:
+        gids = [one.model_dump() for one in pool.prepared]
+        said = f"{waits}; only a person may end it: ROLLBACK PREPARED or COMMIT PREPARED"
+        return Finding(subject="prepared transaction", detail=said, evidence=evidence | {"prepared": gids})
+    if root is None:
+        return Finding(subject=f"session {pid}", detail=f"{waits}; it was gone when read", evidence=evidence)
+    left = f"; left alone: it is {root.spared}" if root.spared else ""
+    return Finding(subject=_name(root), detail=f"{_state(root)}; {waits}{left}", evidence=_evidence(root) | evidence)
+
+
+def _sick(pool: Pool, at: Bounds) -> list[Session]:
+    # A long query is nobody's harm while there is room: it may be a report.
+    harmful = pool.endless(at) if pool.full(at) or pool.waiting else []
+    return [one for one in [*pool.forgotten(at), *harmful] if one.spared is None]
+
+
+def _name(one: Session) -> str:
+    return f"session {one.pid}"
+
+
+def _state(one: Session) -> str:
+    seconds = one.state_seconds if one.idle_in_transaction else one.query_seconds
+    return f"{one.state} for {seconds:.0f} s, role {one.role}, application {one.application or '(none)'}"
+
+
+def _evidence(one: Session) -> dict[str, object]:
+    return {**one.expect, "role": one.role, "application": one.application, "query": one.query}
+
+
+def notices(pool: Pool, at: Bounds) -> Iterator[str]:
+    """What a person should know that is no finding."""
+    hidden = sum(one.takes_slot and one.spared == "hidden from this role" for one in pool.sessions)
+    if hidden:
+        yield f"{hidden} sessions are hidden from role {pool.role} and never ended: GRANT pg_monitor TO {pool.role}"
+    mute = sorted({one.role for one in _sick(pool, at) if not one.may_signal})
+    if mute:
+        yield f"role {pool.role} may not end sessions of {', '.join(mute)}: GRANT pg_signal_backend TO {pool.role}"
+    if not detect(pool, at) and (old := pool.forgotten(at)):
+        yield f"{len(old)} sessions idle in transaction for over {at.idle_seconds} s; nobody waits, so they are left"
+    for limit in pool.full(at):
+        if not plan(pool, at) and (held := pool.by_application(limit)):
+            name, count = next(iter(held.items()))
+            advice = "fewer instances times connection_limit, or PgBouncer"
+            yield f"{limit.subject}: nothing to end; {name} holds {count} of {limit.of}: {advice}"
+
+
+# -- plan -----------------------------------------------------------------------------------------------------------
+
+
+def plan(pool: Pool, at: Bounds) -> list[Fix]:
+    """Roots of lock trees first: their end may free the rest. Then the oldest, until the pool has room again."""
+    chosen: dict[int, tuple[Session, int]] = {}
+    for pid, behind in pool.stuck(at).items():
+        root = pool.session(pid)
+        if root is not None and _may_end(root) and (root.idle_in_transaction or root in pool.endless(at)):
+            chosen[pid] = root, len(behind)
+    reached = pool.full(at)
+    if reached or pool.waiting or pool.refusals:
+        room = {limit.subject: limit.used - floor(CLEAR * at.full_at * limit.of) for limit in reached}
+        for one in [root for root, _ in chosen.values()]:
+            _take(one, reached, room)
+        for one in _sick(pool, at):
+            if one.pid not in chosen and _may_end(one) and (_take(one, reached, room) or not reached):
+                chosen[one.pid] = one, 0
+    fixes = [_end(one, blocks) if one.idle_in_transaction else _cancel(one, blocks) for one, blocks in chosen.values()]
+    return [*fixes, *_durable(pool, [one for one, _ in chosen.values() if one.idle_in_transaction], at)]
+
+
+def _may_end(one: Session) -> bool:
+    return one.spared is None and one.may_signal
+
+
+def _take(one: Session, limits: Sequence[Limit], room: dict[str, int]) -> bool:
+    """Count ``one`` against every bound it frees; False when none of them needs it any more."""
+    freed = [limit.subject for limit in limits if limit.counts(one)]
+    needed = any(room[subject] > 0 for subject in freed)
+    if needed:
+        for subject in freed:
+            room[subject] -= 1
+    return needed
+
+
+def _end(one: Session, blocks: int) -> Fix:
+    return _on(one, "end_session", _state(one), blocks, GONE)
+
+
+def _cancel(one: Session, blocks: int) -> Fix:
+    return _on(one, "cancel_query", _state(one), blocks, "cannot be undone: the app sees its query fail")
+
+
+def _on(one: Session, action: str, why: str, blocks: int, undo: str) -> Fix:
+    why = f"{why}, blocks {blocks} sessions" if blocks else why
+    expect = {**one.expect, "blocks": blocks > 0}
+    return Fix(action=action, target=_name(one), risk=Risk.guarded, why=why, undo=undo, expect=expect)
+
+
+def _durable(pool: Pool, forgot: Sequence[Session], at: Bounds) -> list[Fix]:
+    open_ended = Counter(one.role for one in forgot if one.role in pool.timeouts and not pool.timeouts[one.role].holds)
+    for role, count in open_ended.most_common(1):
+        here = {"role": role, "database": pool.database}
+        prior = pool.timeouts[role].here
+        return [
+            Fix(
+                action="set_idle_timeout",
+                target=idle_timeout.target(role, pool.database),
+                risk=Risk.person,
+                why=f"{count} of its sessions idled in a transaction and nothing ends them",
+                undo=f"puts back what was there: {prior or 'no setting'}",
+                expect=here | {"value": prior},
+                want=here | {"value": f"{at.idle_seconds}s"},
+            )
+        ]
+    return []
+
+
+def share(pool: Pool, planned: Sequence[Fix]) -> Share:
+    """How much of the whole pool the plan would end."""
+    return Share(sick=sum(fix.action != "set_idle_timeout" for fix in planned), of=pool.server.of)
+
+
+def insist(pool: Pool, tried: Sequence[Fix]) -> list[Fix]:
+    """End the sessions whose very query a cancel was proven not to stop."""
+    stubborn = [fix for fix in tried if fix.action == "cancel_query" and fix.state is FixState.failed]
+    fixes = []
+    for fix in stubborn:
+        one = pool.session(fix.expect["pid"])
+        if one is not None and _may_end(one) and fix.expect == {**one.expect, "blocks": fix.expect["blocks"]}:
+            why = f"{_state(one)}; a cancel did not stop it"
+            fixes.append(
+                fix.model_copy(
+                    update={"action": "end_session", "why": why, "undo": GONE, "id": "", "state": FixState.planned}
+                )
+            )
+    return fixes

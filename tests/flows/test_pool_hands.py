@@ -1,0 +1,253 @@
+"""The hands of pool-exhaustion, each handed a permit it should not use: who must live, lives; who moved on, is left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psycopg
+import pytest
+
+from demo import database_faults as faults
+from demo.database_faults import Sessions
+from demo.postgres import Postgres
+from flows.pool_exhaustion import HANDS, NAME, plan
+from runbook import approval, gate
+from runbook.approval import Approval
+from runbook.ledger import Ledger, ledger
+from runbook.model import Fix, FixState, Mode, Risk
+from runbook.permit import Permit
+from runbook.run import Run
+from tasks.idle_timeout import put_back
+from tasks.pool import Bounds, Pool
+from tasks.sessions import read_pool
+from tests.flows.conftest import Client, kills, lives
+
+Keep = Callable[[Sessions], Sessions]
+NOW = Bounds(full_at=0.3, idle_seconds=0, active_seconds=0, wait_seconds=0)
+CURE = NOW._replace(idle_seconds=1)
+
+
+def a_backup_by_name(server: Postgres) -> Sessions:
+    connection = psycopg.connect(server.url(user="app"), application_name="nightly backup")
+    connection.execute("SELECT 1")
+    made = Sessions("a backup", server, [connection])
+    made.remember()
+    return made
+
+
+def ourselves(server: Postgres) -> Sessions:
+    connection = psycopg.connect(server.url(user="app"), application_name="runbook-other")
+    connection.execute("SELECT 1")
+    made = Sessions("another runbook", server, [connection])
+    made.remember()
+    return made
+
+
+def another_database(server: Postgres) -> Sessions:
+    connection = psycopg.connect(server.url("other", "app"), application_name="web")
+    connection.execute("SELECT 1")
+    made = Sessions("another database", server, [connection])
+    made.remember()
+    return made
+
+
+def a_replication_role(server: Postgres) -> Sessions:
+    connection = psycopg.connect(server.url(user="replicator"), application_name="web")
+    connection.execute("SELECT 1")
+    made = Sessions("a replication role", server, [connection])
+    made.remember()
+    return made
+
+
+def background(server: Postgres) -> Sessions:
+    made = Sessions("a background process", server)
+    with psycopg.connect(server.url(), autocommit=True) as owner:
+        (row,) = owner.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'").fetchall()
+    made.remember(row[0])
+    return made
+
+
+LOOK_ALIKES = [
+    (faults.backup, "a backup"),
+    (a_backup_by_name, "a backup"),
+    (faults.migration, "a migration"),
+    (faults.superuser, "a superuser"),
+    (faults.replication, "walsender"),
+    (a_replication_role, "a replication role"),
+    (faults.create_index, "CREATE INDEX"),
+    (faults.autovacuum, "autovacuum worker"),
+    (background, "checkpointer"),
+    (ourselves, "a runbook itself"),
+    (another_database, "another database"),
+]
+
+
+def ending(expect: dict[str, Any], action: str = "end_session") -> Fix:
+    """A fix the plan would never make."""
+    target = f"session {expect['pid']}"
+    return Fix(action=action, target=target, risk=Risk.auto, why="a test", undo="none", expect=expect)
+
+
+async def grant(*fixes: Fix, mode: Mode = Mode.auto, book: Ledger | None = None) -> Permit:
+    """A real grant for exactly these."""
+    run = Run(NAME, mode)
+    run.ledger = book or run.ledger
+    run.id = run.ledger.open_run(NAME, mode)
+    return await gate.ask(run, fixes)
+
+
+async def done(*fixes: Fix) -> list[FixState]:
+    """What became of them once granted."""
+    permit = await grant(*fixes)
+    assert len(permit.fixes) == len(fixes)
+    await permit.apply(HANDS)
+    return [permit.ledger.state(fix.id) for fix in permit.fixes]
+
+
+async def expectations(pids: Sequence[int]) -> tuple[Pool, list[dict[str, Any]]]:
+    pool = await read_pool()
+    found = [one for pid in pids if (one := pool.session(pid)) is not None]
+    assert len(found) == len(pids)
+    return pool, [one.expect | {"blocks": False} for one in found]
+
+
+@pytest.mark.parametrize(("make", "why"), LOOK_ALIKES, ids=lambda value: getattr(value, "__name__", None))
+async def test_a_look_alike_is_not_planned_and_the_kill_itself_refuses_it(
+    server: Postgres, keep: Keep, make: Callable[[Postgres], Sessions], why: str
+) -> None:
+    made = keep(make(server))
+    keep(faults.fill_slots(server))  # a full pool: every reason to look for somebody to end
+    pool, expected = await expectations([pid for pid, _ in made.known])
+    spared = {session.spared for session in pool.sessions if session.pid in {pid for pid, _ in made.known}}
+    assert why in spared
+    assert None not in spared
+    assert not {fix.target for fix in plan(pool, NOW)} & {f"session {pid}" for pid, _ in made.known}
+    for action in ("end_session", "cancel_query"):
+        assert set(await done(*(ending(one, action) for one in expected))) == {FixState.refused}
+    assert made.untouched
+
+
+async def test_the_same_grant_does_end_an_ordinary_session(server: Postgres, client: Client) -> None:
+    pid = client("SELECT 1").info.backend_pid
+    _, (expect,) = await expectations([pid])
+    assert await done(ending(expect)) == [FixState.proven]
+    assert kills(server, pid) == 1
+
+
+@pytest.mark.parametrize(
+    "drift",
+    [
+        {"backend_start": "2020-01-01 00:00:00.000001+00"},  # the pid was reused
+        {"xact_start": "2020-01-01 00:00:00.000001+00"},
+        {"xact_start": None},
+        {"query_start": "2020-01-01 00:00:00.000001+00"},
+        {"state": "active"},
+        {"blocks": True},  # it was read as a blocker, and nobody waits for it any more
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("action", ["end_session", "cancel_query"])
+async def test_any_difference_from_what_was_read_leaves_it_alone(
+    server: Postgres, client: Client, drift: dict[str, Any], action: str
+) -> None:
+    pid = client("SELECT 1").info.backend_pid
+    _, (expect,) = await expectations([pid])
+    assert await done(ending(expect | drift, action)) == [FixState.refused]
+    assert lives(server, pid)
+
+
+@pytest.mark.parametrize("step", ["SELECT 2", "COMMIT", "ROLLBACK; BEGIN; SELECT 1"])
+async def test_a_session_that_moved_on_between_the_reading_and_the_act_is_left(
+    server: Postgres, client: Client, step: str
+) -> None:
+    connection = client("SELECT 1")
+    _, (expect,) = await expectations([connection.info.backend_pid])
+    permit = await grant(ending(expect))
+    connection.execute(step)
+    await permit.apply(HANDS)
+    assert permit.ledger.state(permit.fixes[0].id) is FixState.refused
+    assert lives(server, connection.info.backend_pid)
+
+
+async def test_two_machines_with_ledgers_of_their_own_still_end_it_once(
+    server: Postgres, client: Client, tmp_path: Any
+) -> None:
+    pid = client("SELECT 1").info.backend_pid
+    _, (expect,) = await expectations([pid])
+    here = await grant(ending(expect))
+    there = await grant(ending(expect), book=Ledger(f"sqlite:///{tmp_path}/other.db"))
+    await here.apply(HANDS)
+    await there.apply(HANDS)
+    assert here.ledger.state(here.fixes[0].id) is FixState.proven
+    assert there.ledger.state(there.fixes[0].id) is FixState.refused
+    assert kills(server, pid) == 1
+
+
+def timeouts(server: Postgres) -> list[tuple[Any, ...]]:
+    """Every setting of every role and database, as the catalogue has them."""
+    with psycopg.connect(server.url(), autocommit=True) as owner:
+        return owner.execute("SELECT * FROM pg_db_role_setting ORDER BY 1, 2").fetchall()
+
+
+async def cure(server: Postgres, client: Client, monkeypatch: pytest.MonkeyPatch, url: str) -> tuple[Fix, FixState]:
+    """The durable fix, planned from a reading, approved by a person, applied."""
+
+    async def yes(_run: Run, plan: Sequence[Fix]) -> Approval:
+        return Approval({fix.key for fix in plan}, "a test")
+
+    monkeypatch.setattr(approval, "ask", yes)
+    monkeypatch.setenv("RUNBOOK_DATABASE_URL", url)
+    for _ in range(7):
+        client("SELECT 1")
+    while not (cures := [fix for fix in plan(await read_pool(), CURE) if fix.action == "set_idle_timeout"]):
+        await asyncio.sleep(0.1)
+    permit = await grant(*cures, mode=Mode.approve)
+    await permit.apply(HANDS)
+    return permit.fixes[0], permit.ledger.state(permit.fixes[0].id)
+
+
+@pytest.mark.parametrize("prior", [None, "0", "0min"])
+async def test_the_durable_cure_is_set_and_taken_back_to_exactly_what_was(
+    server: Postgres, client: Client, monkeypatch: pytest.MonkeyPatch, prior: str | None
+) -> None:
+    with psycopg.connect(server.url(), autocommit=True) as owner:
+        owner.execute("ALTER ROLE app IN DATABASE app SET search_path TO public")
+        if prior is not None:
+            owner.execute(f"ALTER ROLE app IN DATABASE app SET idle_in_transaction_session_timeout TO '{prior}'")
+    before = timeouts(server)
+    fix, state = await cure(server, client, monkeypatch, server.url(user="postgres"))
+    assert state is FixState.proven
+    assert timeouts(server) != before
+    with psycopg.connect(server.url(user="app")) as app:
+        assert app.execute("SHOW idle_in_transaction_session_timeout").fetchone() == ("1s",)
+    back = await grant(put_back(fix), mode=Mode.approve)
+    await back.apply(HANDS)
+    assert back.ledger.state(back.fixes[0].id) is FixState.proven
+    assert timeouts(server) == before
+
+
+async def test_a_timeout_somebody_else_set_meanwhile_is_not_overwritten(
+    server: Postgres, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fix, _ = await cure(server, client, monkeypatch, server.url(user="postgres"))
+    with psycopg.connect(server.url(), autocommit=True) as owner:
+        owner.execute("ALTER ROLE app IN DATABASE app SET idle_in_transaction_session_timeout TO '7min'")
+    changed = timeouts(server)
+    back = await grant(put_back(fix), mode=Mode.approve)
+    await back.apply(HANDS)
+    assert back.ledger.state(back.fixes[0].id) is FixState.refused
+    assert timeouts(server) == changed
+
+
+async def test_without_the_right_to_alter_the_role_it_fails_and_says_what_to_type(
+    server: Postgres, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = timeouts(server)
+    fix, state = await cure(server, client, monkeypatch, server.url(user="runbook"))
+    assert state is FixState.failed
+    assert timeouts(server) == before
+    with ledger().read() as connection:
+        bodies = connection.exec_driver_sql("SELECT body FROM entry WHERE fix_id = ?", (fix.id,)).scalars().all()
+    assert any('ALTER ROLE \\"app\\" IN DATABASE \\"app\\" SET' in str(body) for body in bodies), bodies
