@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
 from demo.faults import Broken
 from demo.stack import ROOT, Stack
@@ -24,7 +26,12 @@ from runbook.ledger import Ledger, now_ms
 from runbook.schema import entry, fix, run
 
 STATE = ROOT / ".demo" / "up.json"
-console = Console(highlight=False, soft_wrap=True) if not sys.stdout.isatty() else Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
+
+
+def _busy(error: BaseException) -> bool:
+    """Prefect on SQLite answers 503 now and then while its database is locked."""
+    return isinstance(error, urllib.error.HTTPError) and error.code == 503
 
 
 def say(text: str) -> None:
@@ -43,8 +50,12 @@ class Api:
         data = None if body is None else json.dumps(body).encode()
         headers = {"content-type": "application/json"}
         request = urllib.request.Request(f"{self.url}/api{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or b"null")
+        for attempt in Retrying(
+            retry=retry_if_exception(_busy), stop=stop_after_attempt(5), wait=wait_fixed(1), reraise=True
+        ):
+            with attempt, urllib.request.urlopen(request, timeout=30) as answer:
+                return json.loads(answer.read() or b"null")
+        raise AssertionError("tenacity always returns or raises")
 
     def pause_schedules(self) -> None:
         """Nothing starts by itself from now on: the demo shows one run, and the person starts the others."""
@@ -131,6 +142,7 @@ def demo() -> int:
             say("Running the sweep through Prefect: deployment health-sweep, mode auto")
             state = api.watch(api.start("health-sweep", mode="auto"))
             say(f"  ✓ sweep ended: {state}")
+            _outcomes(stack)
             good = scorecard(stack, broken, began_ms)
             if not good:
                 _explain(stack)
@@ -142,14 +154,19 @@ def demo() -> int:
     return 0 if good else 1
 
 
-def _explain(stack: Stack) -> None:
+def _outcomes(stack: Stack) -> None:
     ledger = Ledger(stack.env()["RUNBOOK_LEDGER_URL"])
     with ledger.read() as connection:
         for row in connection.execute(select(run)).mappings():
             report = row["report"] or {}
-            say(f"{row['runbook']} {row['outcome']}: {report.get('reason', '')} {report.get('notices', '')}")
+            say(f"{row['runbook']}: {row['outcome']} (ledger {row['id']}) {report.get('reason', '')}")
             for found in report.get("findings", []):
-                say(f"  found {found['subject']}: {found['detail']}")
+                say(f"  found  {found['subject']}: {found['detail']}")
+            for text in report.get("notices", []):
+                say(f"  note   {text}")
+
+
+def _explain(stack: Stack) -> None:
     for name in ("worker", "server"):
         say(f"--- the end of {name}.log")
         say((stack.folder / f"{name}.log").read_text(errors="replace")[-3000:])

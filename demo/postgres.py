@@ -7,6 +7,7 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -15,6 +16,8 @@ from types import TracebackType
 from typing import Any
 
 import psycopg
+
+from demo.signals import uninterrupted
 
 SETTINGS = """
 listen_addresses = '127.0.0.1'
@@ -97,6 +100,10 @@ class Postgres:
 
     def start(self) -> None:
         """Make the cluster, start it, create roles and the database ``app``."""
+        with uninterrupted():
+            self._start()
+
+    def _start(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="runbook-pg-"))
         try:
             self._become_ordinary()
@@ -111,10 +118,14 @@ class Postgres:
 
     def stop(self) -> None:
         """End the server and its watchdog and remove every file of theirs."""
+        with uninterrupted():
+            self._stop()
+
+    def _stop(self) -> None:
         if self._folder is None:
             return
         if self._watchdog is not None:
-            self._watchdog.kill()
+            os.killpg(self._watchdog.pid, signal.SIGKILL)
             self._watchdog.wait()
             self._watchdog = None
         if (self.data / "postmaster.pid").exists():

@@ -19,6 +19,7 @@ from types import TracebackType
 from demo.app import App
 from demo.postgres import Postgres
 from demo.seed import seed
+from demo.signals import uninterrupted
 from demo.stripe_server import StripeServer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,23 +95,25 @@ class Prefect:
         self._spawn("worker", "worker", "start", "--pool", POOL, "--name", "demo")
 
     def _spawn(self, name: str, *words: str) -> None:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [str(BIN / "prefect"), *words],
-                env=self.env,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+        with (self.folder / f"{name}.log").open("ab") as log, uninterrupted():
+            self._processes.append(
+                subprocess.Popen(
+                    [str(BIN / "prefect"), *words],
+                    env=self.env,
+                    cwd=ROOT,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
             )
-        self._processes.append(process)
 
     def stop(self) -> None:
         """End worker, its runs and server, the newest first; nothing of theirs is left running."""
-        for process in reversed(self._processes):
-            _end(process)
-        self._processes.clear()
+        with uninterrupted():
+            for process in reversed(self._processes):
+                _end(process)
+            self._processes.clear()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

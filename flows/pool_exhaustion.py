@@ -31,14 +31,14 @@ from pydantic import Field
 
 from runbook import gate
 from runbook.errors import OutsideError
-from runbook.model import Finding, Fix, FixState, Mode, Report, Risk, Share
+from runbook.model import Finding, Fix, FixState, Json, Mode, Report, Risk, Share
 from runbook.permit import Hand
 from runbook.run import Run
 from runbook.settings import parameter, settings
 from tasks import idle_timeout
 from tasks.app_log import read_refusals
 from tasks.pgbouncer import read_pgbouncer
-from tasks.pool import Bounds, Limit, Pool, Session, longest
+from tasks.pool import HIDDEN, Bounds, Limit, Pool, Session, longest
 from tasks.sessions import cancel_query, end_session, is_cancelled, is_ended, read_pool
 
 NAME = "pool-exhaustion"
@@ -190,7 +190,7 @@ def _evidence(one: Session) -> dict[str, object]:
 
 def notices(pool: Pool, at: Bounds) -> Iterator[str]:
     """What a person should know that is no finding."""
-    hidden = sum(one.takes_slot and one.spared == "hidden from this role" for one in pool.sessions)
+    hidden = sum(one.takes_slot and one.spared == HIDDEN for one in pool.sessions)
     if hidden:
         yield f"{hidden} sessions are hidden from role {pool.role} and never ended: GRANT pg_monitor TO {pool.role}"
     mute = sorted({one.role for one in _sick(pool, at) if not one.may_signal})
@@ -210,21 +210,26 @@ def notices(pool: Pool, at: Bounds) -> Iterator[str]:
 
 def plan(pool: Pool, at: Bounds) -> list[Fix]:
     """Roots of lock trees first: their end may free the rest. Then the oldest, until the pool has room again."""
-    chosen: dict[int, tuple[Session, int]] = {}
-    for pid, behind in pool.stuck(at).items():
-        root = pool.session(pid)
-        if root is not None and _may_end(root) and (root.idle_in_transaction or root in pool.endless(at)):
-            chosen[pid] = root, len(behind)
+    trees, sick, endless = pool.stuck(at), _sick(pool, at), pool.endless(at)
+    roots = [one for one in pool.sessions if one.pid in trees and _may_end(one)]
+    roots = [one for one in roots if one.idle_in_transaction or one in endless]
+    chosen, old = [*roots, *_oldest(pool, at, roots, sick)], {one.pid for one in sick}
+    fixes = [_act(one, len(trees.get(one.pid, ())), one.pid in old) for one in chosen]
+    return [*fixes, *_durable(pool, [one for one in chosen if one.idle_in_transaction], at)]
+
+
+def _oldest(pool: Pool, at: Bounds, roots: Sequence[Session], sick: Sequence[Session]) -> list[Session]:
+    """As many of the sick as bring every full bound back to room, the ``roots`` counted; all of them where the app or
+    PgBouncer is short of connections though the server is not."""
     reached = pool.full(at)
-    if reached or pool.waiting or pool.refusals:
-        room = {limit.subject: limit.used - floor(CLEAR * at.full_at * limit.of) for limit in reached}
-        for one in [root for root, _ in chosen.values()]:
-            _take(one, reached, room)
-        for one in _sick(pool, at):
-            if one.pid not in chosen and _may_end(one) and (_take(one, reached, room) or not reached):
-                chosen[one.pid] = one, 0
-    fixes = [_end(one, blocks) if one.idle_in_transaction else _cancel(one, blocks) for one, blocks in chosen.values()]
-    return [*fixes, *_durable(pool, [one for one, _ in chosen.values() if one.idle_in_transaction], at)]
+    if not (reached or pool.waiting or pool.refusals):
+        return []
+    room = {limit.subject: limit.used - floor(CLEAR * at.full_at * limit.of) for limit in reached}
+    for one in roots:
+        _take(one, reached, room)
+    counted = {one.pid for one in roots}
+    others = [one for one in sick if one.pid not in counted and _may_end(one)]
+    return [one for one in others if not reached or _take(one, reached, room)]
 
 
 def _may_end(one: Session) -> bool:
@@ -241,17 +246,16 @@ def _take(one: Session, limits: Sequence[Limit], room: dict[str, int]) -> bool:
     return needed
 
 
-def _end(one: Session, blocks: int) -> Fix:
-    return _on(one, "end_session", _state(one), blocks, GONE)
+def _act(one: Session, blocks: int, old: bool) -> Fix:
+    why = f"{_state(one)}, blocks {blocks} sessions" if blocks else _state(one)
+    # Who is sick only because others wait for it must still be waited for when it is ended.
+    expect = {**one.expect, "blocks": not old}
+    if one.idle_in_transaction:
+        return _on(one, "end_session", why, expect, GONE)
+    return _on(one, "cancel_query", why, expect, "cannot be undone: the app sees its query fail")
 
 
-def _cancel(one: Session, blocks: int) -> Fix:
-    return _on(one, "cancel_query", _state(one), blocks, "cannot be undone: the app sees its query fail")
-
-
-def _on(one: Session, action: str, why: str, blocks: int, undo: str) -> Fix:
-    why = f"{why}, blocks {blocks} sessions" if blocks else why
-    expect = {**one.expect, "blocks": blocks > 0}
+def _on(one: Session, action: str, why: str, expect: dict[str, Json], undo: str) -> Fix:
     return Fix(action=action, target=_name(one), risk=Risk.guarded, why=why, undo=undo, expect=expect)
 
 

@@ -11,6 +11,9 @@ from runbook.model import Frozen, Json
 SMALL = 5
 """A bound of fewer connections than this is reached on any working day and says nothing."""
 
+HIDDEN = "hidden from this role"
+"""Why a session is spared of which we may not read what it does."""
+
 
 class Bounds(NamedTuple):
     """From where on something is sick: a share of the pool, and seconds."""
@@ -82,6 +85,11 @@ class Session(Frozen):
         }
 
     @property
+    def is_the_apps(self) -> bool:
+        """True for an ordinary client, whose wait is somebody's request; upkeep waits patiently and on purpose."""
+        return self.spared is None or self.spared == HIDDEN
+
+    @property
     def idle_in_transaction(self) -> bool:
         """True also for a transaction that failed and was never rolled back."""
         return (self.state or "").startswith("idle in transaction")
@@ -146,8 +154,12 @@ class Pool(Frozen):
         return sorted((one for one in long if not one.blocked_by), key=lambda one: -one.query_seconds)
 
     def stuck(self, at: Bounds) -> dict[int, list[Session]]:
-        """Lock trees in which somebody has waited too long; a root that idles holds an advisory lock on purpose."""
-        late = {pid: behind for pid, behind in self.trees().items() if longest(behind) >= at.wait_seconds}
+        """Lock trees in which the app has waited too long; a root that idles holds an advisory lock on purpose."""
+        late = {
+            pid: behind
+            for pid, behind in self.trees().items()
+            if any(one.is_the_apps and one.wait_seconds >= at.wait_seconds for one in behind)
+        }
         return {
             pid: behind for pid, behind in late.items() if (one := self.session(pid)) is None or one.state != "idle"
         }

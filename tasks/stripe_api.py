@@ -11,7 +11,7 @@ from typing import TypeVar
 import requests
 import stripe
 from stripe import RequestsClient, StripeClient
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from runbook.errors import BadSetting, OutsideError, RunbookError
 from runbook.model import Json
@@ -25,7 +25,7 @@ SDK_RETRIES = 2
 TRIES = 3
 """Tries of one call in all, only for the errors which the SDK itself does not try again."""
 
-WAIT = wait_exponential_jitter(initial=0.5, max=4)
+WAIT = wait_exponential(multiplier=0.5, max=4) + wait_random(0, 0.5)
 PAGE = 100
 KEY = re.compile(r"(?:sk|rk)_(test|live)_\w+")
 SCOPE = re.compile(r"'(rak_\w+)'")

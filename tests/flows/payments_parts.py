@@ -67,7 +67,7 @@ class World:
     def sql(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """As the superuser."""
         with psycopg.connect(self.database, autocommit=True) as connection:
-            cursor = connection.execute(query, values)  # type: ignore[call-overload]
+            cursor = connection.execute(query, values)
             return cursor.fetchall() if cursor.description else []
 
     def status(self, i: int) -> str | None:

@@ -17,6 +17,7 @@ from tenacity import wait_none
 from demo import population, stripe_faults
 from demo.postgres import Postgres
 from deployments.undoing import undo
+from flows.failed_payments import HANDS
 from runbook import gate
 from runbook.model import FixState, Mode, Outcome
 from runbook.run import Run
@@ -27,7 +28,7 @@ from tests.flows.payments_parts import LIST, PAY, SUBSCRIPTION, Seeded, World, e
 ROOT = Path(__file__).resolve().parents[2]
 PROVEN = FixState.proven
 SMALL = 2_000
-DRIFTED = {10: "past_due", 350: "canceled", 799: "unpaid"}
+DRIFTED = {23: "past_due", 363: "canceled", 850: "unpaid"}
 """Numbers of active subscriptions and what Stripe says of them in ``sick``."""
 
 
@@ -46,7 +47,7 @@ def world(seeded: Seeded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 @pytest.fixture
 def sick(world: World) -> World:
     for i, status in DRIFTED.items():
-        world.stripe.store.set_status(i + 13, status)
+        world.stripe.store.set_status(i, status)
     return world
 
 
@@ -63,7 +64,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def rows() -> dict[str, str]:
-    return {population.row_id(i + 13): status for i, status in DRIFTED.items()}
+    return {population.row_id(i): status for i, status in DRIFTED.items()}
 
 
 # -- the whole story ------------------------------------------------------------------------------------------------
@@ -212,8 +213,6 @@ async def test_what_changed_since_it_was_read_is_not_overwritten(sick: World, wh
             case "a deletion":
                 sick.sql('DELETE FROM "Subscription" WHERE id = %s', row)
         before = sick.statuses()
-        from flows.failed_payments import HANDS
-
         await permit.apply(HANDS)
     assert run.report is not None and settled(run.report, "copy_status") == {FixState.refused: 1}
     assert sick.statuses() == before

@@ -85,6 +85,10 @@ def test_bounds_of_a_role_and_of_a_database_count_too_but_tiny_ones_say_nothing(
         ("an old transaction, but room", pool(session(1, IDLE, 9_999))),
         ("a long report, but room", pool(session(1, "active", 9_999))),
         ("a short wait for a lock", pool(session(1, IDLE, 9), waiter(2, 1, seconds=14))),
+        (
+            "a migration that waits",
+            pool(session(1, IDLE, 9_999), waiter(2, 1).model_copy(update={"spared": "a migration"})),
+        ),
         ("a leader's advisory lock, held on purpose", pool(session(1, "idle", 9_999), waiter(2, 1, seconds=9_999))),
     ],
 )
@@ -239,10 +243,17 @@ def test_the_durable_cure_is_a_persons_and_only_where_nothing_holds(
         assert cure.want == {"role": "app", "database": "shop", "value": "300s"}
 
 
-def test_a_plan_is_the_same_plan_while_nobody_moves() -> None:
+@pytest.mark.parametrize("more", [(), (waiter(2, 1, seconds=7),), (waiter(2, 1, seconds=70),)])
+def test_a_plan_is_the_same_plan_while_its_target_does_not_move(more: Sequence[Session]) -> None:
     first = plan(pool(session(1, IDLE, 400), of=10, used=10), AT)
-    later = plan(pool(session(1, IDLE, 407), of=10, used=10), AT)
+    later = plan(pool(session(1, IDLE, 407), *more, of=10, used=10), AT)
     assert [fix.key for fix in first] == [fix.key for fix in later]
+
+
+@pytest.mark.parametrize(("age", "must"), [(299, True), (300, False)])
+def test_a_fresh_root_must_still_block_when_it_is_ended(age: float, must: bool) -> None:
+    (fix,) = plan(pool(session(1, IDLE, age), waiter(2, 1)), AT)
+    assert fix.expect["blocks"] is must
 
 
 @pytest.mark.parametrize(
