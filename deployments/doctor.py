@@ -7,6 +7,7 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Literal
 
 from prefect.settings import PREFECT_API_URL
@@ -144,10 +145,11 @@ def _table(role: Privileges) -> list[Check]:
 
 async def _stripe() -> list[Check]:
     settings().need("STRIPE_SECRET_KEY")
-    live = await stripe_api.probe_key()
+    await stripe_api.probe_key()
+    live = stripe_api.key_is_live()
     scopes = []
     for path in ("/v1/subscriptions", "/v1/events", "/v1/webhook_endpoints", "/v1/invoices"):
-        scopes += await _guarded(f"Stripe {path}", lambda path=path: _scope(path))  # type: ignore[misc]
+        scopes += await _guarded(f"Stripe {path}", partial(_scope, path))
     return [Check(name="Stripe key", state="ok", seen=f"accepted, {'live' if live else 'test'} mode"), *scopes]
 
 
