@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from math import floor
+from functools import partial
 from typing import Annotated
 
 from prefect import flow
@@ -38,7 +38,7 @@ from runbook.settings import parameter, settings
 from tasks import idle_timeout
 from tasks.app_log import read_refusals
 from tasks.pgbouncer import read_pgbouncer
-from tasks.pool import HIDDEN, Bounds, Limit, Pool, Session, longest
+from tasks.pool import HIDDEN, Bounds, Limit, Pool, Room, Session, longest
 from tasks.sessions import cancel_query, end_session, is_cancelled, is_ended, read_pool
 
 NAME = "pool-exhaustion"
@@ -83,8 +83,7 @@ async def pool_exhaustion(
         began = datetime.now(UTC) - LOG_AGE
         pool = await look(run, began)
         findings = detect(pool, bounds)
-        for text in notices(pool, bounds):
-            run.notice(text)
+        tell(run, notices(pool, bounds))
         if findings:
             run.found(findings)
             await _fix(run, pool, bounds, began, hold_seconds)
@@ -109,23 +108,31 @@ async def _fix(run: Run, pool: Pool, bounds: Bounds, began: datetime, hold_secon
     await asyncio.sleep(hold_seconds)
     after = await look(run, acted)
     run.notice(f"connections {pool.server.used}/{pool.server.of} -> {after.server.used}/{after.server.of}")
-    for text in notices(after, bounds):
-        run.notice(text)
+    tell(run, notices(after, bounds))
     run.remains(detect(after, bounds))
 
 
 async def look(run: Run, since: datetime) -> Pool:
     """The pool from all sides: PostgreSQL always, PgBouncer and the app's log where they are configured."""
     pool = await read_pool()
-    found: dict[str, object] = {}
-    try:
-        if settings().pgbouncer_url:
-            found["waiting"] = await read_pgbouncer()
-        if settings().app_log:
-            found["refusals"] = await read_refusals(since)
-    except OutsideError as error:  # a second opinion is missing; PostgreSQL's own is enough to act on
-        run.notice(str(error))
-    return pool.model_copy(update=found)
+    others: dict[str, Callable[[], Awaitable[object]]] = {}
+    if settings().pgbouncer_url:
+        others["waiting"] = read_pgbouncer
+    if settings().app_log:
+        others["refusals"] = partial(read_refusals, since)
+    for name, read in others.items():
+        try:
+            pool = pool.model_copy(update={name: await read()})
+        except OutsideError as error:  # a second opinion is missing; PostgreSQL's own is enough to act on
+            tell(run, [str(error)])
+    return pool
+
+
+def tell(run: Run, texts: Iterable[str]) -> None:
+    """Say each thing once, however often the pool is looked at."""
+    for text in texts:
+        if text not in run.notices:
+            run.notice(text)
 
 
 # -- detect ---------------------------------------------------------------------------------------------------------
@@ -224,26 +231,16 @@ def _oldest(pool: Pool, at: Bounds, roots: Sequence[Session], sick: Sequence[Ses
     reached = pool.full(at)
     if not (reached or pool.waiting or pool.refusals):
         return []
-    room = {limit.subject: limit.used - floor(CLEAR * at.full_at * limit.of) for limit in reached}
+    room = Room(reached, CLEAR * at.full_at)
     for one in roots:
-        _take(one, reached, room)
+        room.take(one)
     counted = {one.pid for one in roots}
     others = [one for one in sick if one.pid not in counted and _may_end(one)]
-    return [one for one in others if not reached or _take(one, reached, room)]
+    return [one for one in others if room.take(one) or not reached]
 
 
 def _may_end(one: Session) -> bool:
     return one.spared is None and one.may_signal
-
-
-def _take(one: Session, limits: Sequence[Limit], room: dict[str, int]) -> bool:
-    """Count ``one`` against every bound it frees; False when none of them needs it any more."""
-    freed = [limit.subject for limit in limits if limit.counts(one)]
-    needed = any(room[subject] > 0 for subject in freed)
-    if needed:
-        for subject in freed:
-            room[subject] -= 1
-    return needed
 
 
 def _act(one: Session, blocks: int, old: bool) -> Fix:
@@ -291,9 +288,5 @@ def insist(pool: Pool, tried: Sequence[Fix]) -> list[Fix]:
         one = pool.session(fix.expect["pid"])
         if one is not None and _may_end(one) and fix.expect == {**one.expect, "blocks": fix.expect["blocks"]}:
             why = f"{_state(one)}; a cancel did not stop it"
-            fixes.append(
-                fix.model_copy(
-                    update={"action": "end_session", "why": why, "undo": GONE, "id": "", "state": FixState.planned}
-                )
-            )
+            fixes.append(_on(one, "end_session", why, dict(fix.expect), GONE))
     return fixes

@@ -5,9 +5,7 @@ It never lives in the database under care. SQLite in WAL mode by default, Postgr
 
 from __future__ import annotations
 
-import os
 import secrets
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from runbook import schema
 from runbook.errors import LedgerError
 from runbook.model import Finding, Fix, FixState, Json
 from runbook.policy import HOURS_24, Attempt
+from runbook.process import is_dead, this_process
 from runbook.schema import entry, finding, fix, run
 from runbook.settings import settings
 
@@ -35,33 +34,6 @@ def now_ms() -> int:
 def new_id(kind: str) -> str:
     """A fresh id such as ``fix_3f9c2a71b04d``; the kind is read off its front."""
     return f"{kind}_{secrets.token_hex(6)}"
-
-
-def this_process() -> str:
-    """This process's name: host, pid and start, so that another one on the same host can tell whether it lives."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
-
-
-def _started(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:  # noqa: PTH123 - hot path
-            return stat.read().rpartition(")")[2].split()[19]
-    except OSError:
-        return "?"
-
-
-def is_dead(owner: str) -> bool:
-    """True only when ``owner`` is a process of this host that is certainly gone."""
-    host, pid, started = owner.rsplit(":", 2)
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return started != "?" and _started(int(pid)) not in {"?", started}
 
 
 class Ledger:

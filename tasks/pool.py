@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import floor
 from typing import Literal, NamedTuple
 
 from runbook.model import Frozen, Json
@@ -177,6 +178,20 @@ class Pool(Frozen):
                 waiters.setdefault(pid, []).append(session)
         waits = {session.pid for session in self.sessions if session.blocked_by}
         return {pid: _all_behind(pid, waiters) for pid in sorted(waiters) if pid not in waits}
+
+
+class Room:
+    """How many connections each bound needs back until no more than ``share`` of it is taken."""
+
+    def __init__(self, limits: Sequence[Limit], share: float) -> None:
+        self.need = [(limit, limit.used - floor(share * limit.of)) for limit in limits]
+
+    def take(self, one: Session) -> bool:
+        """Count ``one`` as given back; False when no bound it belongs to needs it any more."""
+        needed = any(need > 0 and limit.counts(one) for limit, need in self.need)
+        if needed:
+            self.need = [(limit, need - limit.counts(one)) for limit, need in self.need]
+        return needed
 
 
 def longest(waiting: Sequence[Session]) -> float:

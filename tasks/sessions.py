@@ -126,7 +126,7 @@ def _is_on(setting: str | None) -> bool:
     return bool(re.search("[1-9]", setting or ""))  # '0', '0ms' and '0 min' all mean off
 
 
-@hand("end session {fix.target}")
+@hand("end {fix.target}")
 async def end_session(fix: Fix, permit: Permit) -> None:
     """Terminate one session if it is still in the state it was read in and nothing speaks for it."""
     with permit.attempt(fix) as attempt:
@@ -139,7 +139,7 @@ async def end_session(fix: Fix, permit: Permit) -> None:
                 attempt.failed("PostgreSQL did not signal it: the process was gone")
 
 
-@hand("cancel query of {fix.target}")
+@hand("cancel the query of {fix.target}")
 async def cancel_query(fix: Fix, permit: Permit) -> None:
     """Cancel one running query if it is still the one that was read and nothing speaks for it."""
     with permit.attempt(fix) as attempt:

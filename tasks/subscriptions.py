@@ -128,7 +128,7 @@ async def without_stripe_id(connection: AsyncConnection[DictRow]) -> NoStripeId:
     return NoStripeId(counted["rows"] if counted else 0, tuple(row["id"] for row in await listed.fetchall()))
 
 
-@reader("read {ids} rows again")
+@reader("read the rows again")
 async def read_rows(ids: Collection[str]) -> dict[str, tuple[str, str | None]]:
     """The Stripe id and status of these rows as they are now; a row that is gone is not in it."""
     query = named(

@@ -1,0 +1,34 @@
+"""Which process wrote a ledger row, and whether it is certainly gone."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+
+def this_process() -> str:
+    """This process's name: host, pid and start, so that another one on the same host can tell whether it lives."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
+
+
+def _started(pid: int) -> str:
+    try:
+        with Path(f"/proc/{pid}/stat").open(encoding="ascii", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return "?"
+
+
+def is_dead(owner: str) -> bool:
+    """True only when ``owner`` is a process of this host that is certainly gone."""
+    host, pid, started = owner.rsplit(":", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return started != "?" and _started(int(pid)) not in {"?", started}
