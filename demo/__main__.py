@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -68,11 +69,12 @@ class Api:
         path = f"/deployments/{deployment['id']}/create_flow_run"
         return str(self.call("POST", path, {"parameters": parameters, "state": {"type": "SCHEDULED"}})["id"])
 
-    def watch(self, run_id: str, seconds: float = 300) -> str:
-        """Show a run's progress until it ends; returns the name of its last state."""
+    def watch(self, run_id: str, check: Callable[[], None], seconds: float = 300) -> str:
+        """Show a run's progress until it ends; ``check`` raises when nothing can end it. Returns its last state's name."""
         began, shown = time.monotonic(), ""
         with console.status("the sweep waits for the worker") as status:
             while time.monotonic() - began < seconds:
+                check()
                 state = self.call("GET", f"/flow_runs/{run_id}")["state"]
                 if state["type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}:
                     return str(state["name"])
@@ -138,16 +140,19 @@ def demo() -> int:
         with stack.step("breaking things"):
             broken = Broken(stack)
         began_ms = now_ms()
+        good = False
         try:
             say("Running the sweep through Prefect: deployment health-sweep, mode auto")
-            state = api.watch(api.start("health-sweep", mode="auto"))
+            state = api.watch(api.start("health-sweep", mode="auto"), stack.prefect.check)
             say(f"  ✓ sweep ended: {state}")
             _outcomes(stack)
             good = scorecard(stack, broken, began_ms)
-            if not good:
-                _explain(stack)
+        except RuntimeError as error:
+            say(str(error))
         finally:
             broken.close()
+        if not good:
+            _explain(stack)
         say("Stopping everything")
     verdict = "All faults fixed, no look-alike touched" if good else "NOT all is well"
     say(f"{verdict} · {time.monotonic() - began:.0f} s in all")

@@ -59,8 +59,11 @@ class Prefect:
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
             "DO_NOT_TRACK": "1",
+            # Prefect's runner keeps its files in a folder of the shared temporary one, which belongs to whoever came first.
+            "TMPDIR": str(folder / "tmp"),
         }
         self.env = {**os.environ, **env, **quiet}
+        (folder / "tmp").mkdir(exist_ok=True)
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def command(self, *words: str) -> str:
@@ -107,6 +110,12 @@ class Prefect:
                     start_new_session=True,
                 )
             )
+
+    def check(self) -> None:
+        """Raise when the server or the worker has ended by itself."""
+        for process in self._processes:
+            if process.poll() is not None:
+                raise RuntimeError(f"{process.args!r} ended with {process.returncode}; see {self.folder}/*.log")
 
     def stop(self) -> None:
         """End worker, its runs and server, the newest first; nothing of theirs is left running."""
