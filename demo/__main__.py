@@ -70,7 +70,7 @@ class Api:
         return str(self.call("POST", path, {"parameters": parameters, "state": {"type": "SCHEDULED"}})["id"])
 
     def watch(self, run_id: str, check: Callable[[], None], seconds: float = 300) -> str:
-        """Show a run's progress until it ends; ``check`` raises when nothing can end it. Returns its last state's name."""
+        """Show a run's progress until it ends and return its last state; ``check`` raises when nothing can end it."""
         began, shown = time.monotonic(), ""
         with console.status("the sweep waits for the worker") as status:
             while time.monotonic() - began < seconds:

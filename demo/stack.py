@@ -59,7 +59,7 @@ class Prefect:
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
             "DO_NOT_TRACK": "1",
-            # Prefect's runner keeps its files in a folder of the shared temporary one, which belongs to whoever came first.
+            # Prefect's runner uses one folder below the shared temporary one: it belongs to whoever came first.
             "TMPDIR": str(folder / "tmp"),
         }
         self.env = {**os.environ, **env, **quiet}

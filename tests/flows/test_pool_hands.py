@@ -201,8 +201,11 @@ async def cure(server: Postgres, client: Client, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("RUNBOOK_DATABASE_URL", url)
     for _ in range(7):
         client("SELECT 1")
-    while not (cures := [fix for fix in plan(await read_pool(), CURE) if fix.action == "set_idle_timeout"]):
-        await asyncio.sleep(0.1)
+    cures: list[Fix] = []
+    async with asyncio.timeout(30):
+        while not cures:
+            await asyncio.sleep(0.1)
+            cures = [fix for fix in plan(await read_pool(), CURE) if fix.action == "set_idle_timeout"]
     permit = await grant(*cures, mode=Mode.approve)
     await permit.apply(HANDS)
     return permit.fixes[0], permit.ledger.state(permit.fixes[0].id)
