@@ -91,19 +91,21 @@ async def pool_exhaustion(
 
 
 async def _fix(run: Run, pool: Pool, bounds: Bounds, began: datetime, hold_seconds: int) -> None:
-    async def plan_again() -> list[Fix]:
-        return plan(await look(run, began), bounds)
+    def planned(now: Pool) -> list[Fix]:
+        return insist(plan(now, bounds), run.ledger.disproven(NAME, "cancel_query"))
 
-    async def insist_again() -> list[Fix]:
-        return insist(await read_pool(), run.ledger.fixes(run.id))
+    async def again() -> list[Fix]:
+        return planned(await look(run, began))
 
-    planned = plan(pool, bounds)
-    permit = await gate.ask(run, planned, share=share(pool, planned), again=plan_again)
+    fixes = planned(pool)
+    permit = await gate.ask(run, fixes, share=share(pool, fixes), again=again)
     if not permit.fixes:
         return
     await permit.apply(HANDS)
-    harder = await gate.ask(run, await insist_again(), again=insist_again)
-    await harder.apply(HANDS)
+    cancelled = {fix.target for fix in permit.fixes if fix.action == "cancel_query"}
+    harder = [fix for fix in await again() if fix.action == "end_session" and fix.target in cancelled]
+    permit = await gate.ask(run, harder, again=again)
+    await permit.apply(HANDS)
     acted = datetime.now(UTC)
     await asyncio.sleep(hold_seconds)
     after = await look(run, acted)
@@ -280,13 +282,17 @@ def share(pool: Pool, planned: Sequence[Fix]) -> Share:
     return Share(sick=sum(fix.action != "set_idle_timeout" for fix in planned), of=pool.server.of)
 
 
-def insist(pool: Pool, tried: Sequence[Fix]) -> list[Fix]:
-    """End the sessions whose very query a cancel was proven not to stop."""
-    stubborn = [fix for fix in tried if fix.action == "cancel_query" and fix.state is FixState.failed]
-    fixes = []
-    for fix in stubborn:
-        one = pool.session(fix.expect["pid"])
-        if one is not None and _may_end(one) and fix.expect == {**one.expect, "blocks": fix.expect["blocks"]}:
-            why = f"{_state(one)}; a cancel did not stop it"
-            fixes.append(_on(one, "end_session", why, dict(fix.expect), GONE))
-    return fixes
+def insist(planned: Sequence[Fix], tried: Sequence[Fix]) -> list[Fix]:
+    """The plan with an end in place of each cancel that was tried on this very query and seen not to stop it."""
+    vain = [_query(fix) for fix in tried]
+    harder = {"action": "end_session", "undo": GONE}
+    return [
+        fix.model_copy(update=harder | {"why": f"{fix.why}; a cancel did not stop it"})
+        if fix.action == "cancel_query" and _query(fix) in vain
+        else fix
+        for fix in planned
+    ]
+
+
+def _query(fix: Fix) -> dict[str, Json]:
+    return {name: value for name, value in fix.expect.items() if name != "blocks"}

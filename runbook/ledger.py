@@ -215,6 +215,14 @@ class Ledger:
         old = now_ms() - older_than_ms
         return [as_fix(row) for row in rows if row["intended_at_ms"] < old or is_dead(row["owner"])]
 
+    def disproven(self, runbook: str, action: str) -> list[Fix]:
+        """Fixes of the last 24 hours that were certainly done and then seen to have had no effect."""
+        done = select(entry.c.seq).where(entry.c.fix_id == fix.c.id, entry.c.kind == FixState.applied.value).exists()
+        rule = select(fix).where(fix.c.runbook == runbook, fix.c.action == action, done)
+        rule = rule.where(fix.c.state == FixState.failed.value, fix.c.decided_at_ms > now_ms() - HOURS_24)
+        with self.read() as connection:
+            return [as_fix(row) for row in connection.execute(rule).mappings()]
+
     def state(self, fix_id: str) -> FixState:
         """Where one fix stands now."""
         with self.read() as connection:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flows.pool_exhaustion import detect, insist, notices, plan, share
-from runbook.model import FixState, Risk
+from runbook.model import Risk
 from tasks.pool import Bounds, IdleTimeout, Limit, Pool, Prepared, Session, Waiting
 
 AT = Bounds(full_at=0.85, idle_seconds=300, active_seconds=300, wait_seconds=15)
@@ -257,20 +257,25 @@ def test_a_fresh_root_must_still_block_when_it_is_ended(age: float, must: bool) 
 
 
 @pytest.mark.parametrize(
-    ("state", "change", "count"),
+    ("change", "action"),
     [
-        (FixState.failed, {}, 1),
-        (FixState.proven, {}, 0),
-        (FixState.refused, {}, 0),
-        (FixState.failed, {"query_start": "another query"}, 0),
-        (FixState.failed, {"backend_start": "another session with its pid"}, 0),
-        (FixState.failed, {"spared": "a migration"}, 0),
-        (FixState.failed, {"may_signal": False}, 0),
+        ({}, ["end_session"]),
+        ({"query_start": "another query"}, ["cancel_query"]),
+        ({"backend_start": "another session with its pid"}, ["cancel_query"]),
+        ({"spared": "a migration"}, []),
+        ({"may_signal": False}, []),
+        ({"query_seconds": 1}, []),
     ],
 )
-def test_only_a_query_that_a_cancel_did_not_stop_is_ended(state: FixState, change: dict[str, Any], count: int) -> None:
-    before = pool(session(1, "active", 400), of=10, used=10)
-    (cancel,) = plan(before, AT)
-    after = pool(session(1, "active", 403, **change), of=10, used=10)
-    harder = insist(after, [cancel.model_copy(update={"state": state, "id": "fix_1"})])
-    assert [(fix.action, fix.target, fix.id) for fix in harder] == [("end_session", "session 1", "")] * count
+def test_only_a_query_that_a_cancel_did_not_stop_is_ended(change: dict[str, Any], action: list[str]) -> None:
+    tried = plan(pool(session(1, "active", 400), of=10, used=10), AT)
+    now = pool(session(1, "active", 403, **({"query_seconds": 403} | change)), of=10, used=10)
+    harder = insist(plan(now, AT), tried)
+    assert [fix.action for fix in harder] == action
+    assert insist(plan(now, AT), []) == plan(now, AT)
+
+
+def test_it_is_still_the_same_query_when_the_pool_is_no_longer_full() -> None:
+    of = pool(session(1, "active", 400), waiter(2, 1), of=10, used=10)
+    later = of.model_copy(update={"limits": [Limit(kind="server", name="", used=2, of=10)]})
+    assert [fix.action for fix in insist(plan(later, AT), plan(of, AT))] == ["end_session"]
