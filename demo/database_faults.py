@@ -104,6 +104,16 @@ def waiting(postgres: Postgres) -> int:
         return int((row.fetchone() or (0,))[0])
 
 
+def waited(postgres: Postgres) -> float:
+    """How many seconds the longest wait for a lock has lasted."""
+    with psycopg.connect(postgres.url(), autocommit=True) as watcher:
+        row = watcher.execute(
+            "SELECT coalesce(max(extract(epoch FROM now() - query_start)), 0) FROM pg_stat_activity "
+            "WHERE cardinality(pg_blocking_pids(pid)) > 0"
+        ).fetchone()
+    return float((row or (0,))[0])
+
+
 def fill_slots(postgres: Postgres) -> Sessions:
     """Every ordinary slot that is left, held by plain idle sessions of the app."""
     made = Sessions("plain idle sessions", postgres)

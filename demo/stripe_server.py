@@ -7,12 +7,9 @@ import asyncio
 import json
 import re
 import signal
-import time
 from collections import Counter
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
-from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -22,65 +19,75 @@ from starlette.routing import Route
 
 from demo.population import SUBSCRIPTIONS
 from demo.serving import Served
+from demo.stripe_delivery import (
+    BAD,
+    Breakable,
+    Fault,
+    Form,
+    Hangup,
+    Refused,
+    Replies,
+    Reply,
+    answer,
+    as_live,
+    failure,
+    parse_form,
+    pick,
+    spoil,
+)
 from demo.stripe_objects import Object, as_list
-from demo.stripe_store import Declined, Store
+from demo.stripe_store import Declined, NotAllowed, Store, Unknown
 
-Form = dict[str, Any]
+__all__ = ["Fault", "Refused", "StripeServer", "parse_form"]
 
-
-@dataclass
-class Fault:
-    """The next ``times`` requests whose method and path match fail in this way."""
-
-    match: str
-    kind: str
-    """A status such as ``429``, or ``slow``, ``half``, ``garbage``, ``empty``, ``partial``, ``livemode``, ``lost``."""
-    times: int = 1
-    seconds: float = 0.0
-    should_retry: bool = False
-    skip: int = 0
-
-
-class Refused(Exception):
-    """Stripe's error answer."""
-
-    def __init__(self, status: int, kind: str, message: str, **more: Any) -> None:
-        super().__init__(message)
-        self.status, self.body = status, {"error": {"type": kind, "message": message, **more}}
+ID = re.compile(r"/(?:sub|we|evt|in|inpay|pi|re)_\w+")
+EQUAL = ("status", "collection_method", "customer", "type", "invoice", "payment_intent")
+SCOPES = {
+    "balance": "balance",
+    "events": "event",
+    "invoices": "invoice",
+    "invoice_payments": "invoice",
+    "payment_intents": "payment_intent",
+    "refunds": "charge",
+    "subscriptions": "subscription",
+    "webhook_endpoints": "webhook",
+}
 
 
-def parse_form(text: str) -> Form:
-    """Stripe's ``a[b]=c`` and ``a[0]=c`` as nested values."""
-    form: Form = {}
-    for key, value in parse_qsl(text, keep_blank_values=True):
-        names = re.findall(r"[^\[\]]+", key)
-        if len(names) == 1:
-            form[names[0]] = [value] if key.endswith("[]") else value
-        elif names[1].isdigit():
-            form.setdefault(names[0], []).append(value)
-        else:
-            form.setdefault(names[0], {})[names[1]] = value
-    return form
+def whole(form: Form, name: str, default: int, least: int = 0, most: int = 1 << 40) -> int:
+    """An integer parameter, inside its bounds."""
+    text = str(form.get(name, default))
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise Refused(400, BAD, f"Invalid integer: {text}", param=name, code="parameter_invalid_integer")
+    return int(text)
 
 
 class StripeServer:
-    """``with StripeServer(test_keys={…}, webhook_secret=…) as stripe``: at ``stripe.url`` until the block ends."""
+    """``with StripeServer(test_keys={…}, webhook_secret=…) as stripe``: at ``stripe.url`` until the block ends.
+
+    ``live_keys`` see every object in live mode, ``expired_keys`` once worked. ``scopes`` limits a key to what it names,
+    such as ``{"rk_test_1": {"subscription_read"}}``. ``requests`` counts calls by method and path template.
+    """
 
     def __init__(
         self,
         subscriptions: int = SUBSCRIPTIONS,
         *,
         test_keys: set[str] | None = None,
+        live_keys: set[str] | None = None,
         webhook_secret: str = "whsec_test_0123456789",
         port: int = 0,
     ) -> None:
         self.store = Store(subscriptions, webhook_secret)
         self.keys = test_keys if test_keys is not None else {"sk_test_0123456789"}
+        self.live_keys = live_keys or set()
+        self.expired_keys: set[str] = set()
+        self.scopes: dict[str, set[str]] = {}
         self.requests: Counter[tuple[str, str]] = Counter()
         self.faults: list[Fault] = []
-        self._replies: dict[str, tuple[str, Form, int, str]] = {}
+        self._replies = Replies()
         routes = [Route("/{path:path}", self._serve, methods=["GET", "POST", "DELETE"])]
-        self._served = Served(Starlette(routes=routes), port)
+        self._served = Served(Breakable(Starlette(routes=routes)), port)
         self.url = self._served.url
 
     def __enter__(self) -> StripeServer:
@@ -91,101 +98,133 @@ class StripeServer:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self._served.stop()
+        self.store.courier.close()
 
     async def _serve(self, request: Request) -> Response:
-        form = parse_form(request.url.query if request.method == "GET" else (await request.body()).decode())
-        template = re.sub(r"/(?:sub|we|evt|in|pi)_\w+", "/{id}", request.url.path)
-        self.requests[request.method, template] += 1
-        fault = self._fault(f"{request.method} {request.url.path}")
+        body = request.url.query if request.method == "GET" else (await request.body()).decode()
+        self.requests[request.method, ID.sub("/{id}", request.url.path)] += 1
+        fault = pick(self.faults, f"{request.method} {request.url.path}")
         if fault is not None and fault.kind.isdigit():
-            headers = {"stripe-should-retry": "true"} if fault.should_retry else {}
-            return _error(Refused(int(fault.kind), "api_error", "injected"), headers)
+            return failure(fault)
+        if fault is not None and fault.kind == "drop":
+            return Hangup()
         if fault is not None and fault.kind == "slow":
             await asyncio.sleep(fault.seconds)
-        status, text = await run_in_threadpool(self._answer, request, form)
-        return _spoiled(text, status, fault) if fault is not None else _json(text, status)
+        status, text, headers = await run_in_threadpool(self._answer, request, body)
+        return spoil(text, status, fault) if fault is not None else answer(text, status, headers)
 
-    def _fault(self, line: str) -> Fault | None:
-        for fault in self.faults:
-            if re.search(fault.match, line):
-                if fault.skip > 0:
-                    fault.skip -= 1
-                elif fault.times > 0:
-                    fault.times -= 1
-                    return fault
-        return None
+    # -- keys and idempotency -----------------------------------------------------------------------------------
 
-    def _answer(self, request: Request, form: Form) -> tuple[int, str]:
+    def _answer(self, request: Request, body: str) -> tuple[int, str, dict[str, str]]:
         key = request.headers.get("idempotency-key") if request.method == "POST" else None
         try:
-            self._authorise(request.headers.get("authorization", ""))
-            if key is not None and key in self._replies:
-                path, earlier, status, text = self._replies[key]
-                if (path, earlier) != (request.url.path, form):
-                    raise Refused(400, "idempotency_error", "Keys for idempotent requests can only be used once.")
-                return status, text
-            status, text = 200, self._route(request.method, request.url.path, form)
+            form = parse_form(body)
+            live = self._authorise(request)
+            earlier = self._replies.claim(key, request.url.path, form) if key else None
         except Refused as refused:
-            status, text = refused.status, json.dumps(refused.body)
-        if key is not None and status < 500 and status != 401:
-            self._replies[key] = (request.url.path, form, status, text)
-        return status, text
+            return refused.status, json.dumps(refused.body), {}
+        if earlier is not None:
+            return earlier[2], earlier[3], {"idempotent-replayed": "true"}
+        reply: Reply | None = None
+        try:
+            status, text = self._act(request.method, request.url.path, form)
+            text = as_live(text) if live else text
+            reply = (request.url.path, form, status, text)
+        finally:
+            if key:
+                self._replies.keep(key, reply)
+        return status, text, {}
 
-    def _authorise(self, header: str) -> None:
-        if header.removeprefix("Bearer ") not in self.keys:
-            raise Refused(401, "invalid_request_error", "Invalid API Key provided: sk_****")
+    def _authorise(self, request: Request) -> bool:
+        """Whether the key is a live one; raises ``Refused`` where it may not do this."""
+        key = request.headers.get("authorization", "").removeprefix("Bearer ")
+        hidden = f"{key[:7]}_****{key[-4:]}" if len(key) > 20 else "****"
+        if key in self.expired_keys:
+            raise Refused(401, BAD, f"Expired API Key provided: {hidden}", code="api_key_expired")
+        if key not in self.keys | self.live_keys:
+            raise Refused(401, BAD, f"Invalid API Key provided: {hidden}")
+        kind = [*request.url.path.split("/"), "", ""][2]
+        scope = f"{SCOPES.get(kind, kind)}_{'read' if request.method == 'GET' else 'write'}"
+        if key in self.scopes and not {scope, scope.replace("_read", "_write")} & self.scopes[key]:
+            said = f"The provided key '{hidden}' does not have the required permissions for this endpoint."
+            raise Refused(403, BAD, f"{said} Having the 'rak_{scope}' permission would allow this request to continue.")
+        return key in self.live_keys
+
+    # -- what it answers ----------------------------------------------------------------------------------------
+
+    def _act(self, method: str, path: str, form: Form) -> tuple[int, str]:
+        try:
+            return 200, self._route(method, path, form)
+        except Refused as refused:
+            return refused.status, json.dumps(refused.body)
+        except NotAllowed as no:
+            return 400, json.dumps({"error": {"type": BAD, "code": no.code, "message": str(no)}})
+        except Unknown as unknown:
+            error = {"type": BAD, "code": "resource_missing", "message": str(unknown), "param": unknown.param}
+            return 404 if unknown.param == "id" else 400, json.dumps({"error": error})
 
     def _route(self, method: str, path: str, form: Form) -> str:
-        parts = path.strip("/").split("/")[1:]
         store = self.store
-        match method, *parts:
+        match method, *path.strip("/").split("/")[1:]:
             case "GET", "balance":
                 return json.dumps({"object": "balance", "available": [], "pending": [], "livemode": False})
             case "GET", "subscriptions":
-                page, more = store.listed(
-                    int(form.get("limit", 10)), form.get("starting_after"), form.get("status", "active")
-                )
-                head = f'{{"object":"list","url":"/v1/subscriptions","has_more":{str(more).lower()},"data":['
-                return f"{head}{','.join(page)}]}}"
+                return self._subscriptions(form)
             case "GET", "subscriptions", sub_id:
-                return store.subscription_json(sub_id) or _missing("subscription", sub_id)
-            case "GET", ("webhook_endpoints" | "events" | "invoices") as kind:
+                if (text := store.subscription_json(sub_id)) is None:
+                    raise Unknown("subscription", sub_id)
+                return text
+            case "GET", kind if kind in SCOPES:
                 return self._list(kind, path, form)
-            case "GET", ("webhook_endpoints" | "events" | "invoices" | "payment_intents") as kind, id_:
-                return json.dumps(self._expanded(self._one(kind, id_), form))
+            case "GET", kind, id_ if kind in SCOPES and kind != "balance":
+                return self._spelled(lambda: self._expanded(store.one(kind, id_), form))
             case "POST", "webhook_endpoints", id_:
-                return json.dumps(self._switch(self._one("webhook_endpoints", id_), form))
+                return self._spelled(lambda: _switched(store.one("webhook_endpoints", id_), form))
             case "POST", "events", id_, "retry" if store.retry_known:
-                return json.dumps(self._retry(self._one("events", id_), form))
+                return self._retry(store.one("events", id_), form)
             case "POST", "invoices", id_, "pay":
-                return json.dumps(self._pay(self._one("invoices", id_)))
-        raise Refused(404, "invalid_request_error", f"Unrecognized request URL ({method}: {path}).")
+                return self._spelled(lambda: self._pay(store.one("invoices", id_)))
+            case "POST", "refunds":
+                return self._spelled(lambda: self._refund(form))
+        raise Refused(404, BAD, f"Unrecognized request URL ({method}: {path}).")
 
-    def _table(self, kind: str) -> dict[str, Object]:
-        store = self.store
-        named = {"webhook_endpoints": store.endpoints, "events": store.events, "invoices": store.invoices}
-        return {**named, "payment_intents": store.intents}[kind]
+    def _spelled(self, do: Any) -> str:
+        """What ``do`` returns as JSON, spelled before anybody else may change it."""
+        with self.store.lock:
+            return json.dumps(do())
 
-    def _one(self, kind: str, id_: str) -> Object:
-        return self._table(kind).get(id_) or json.loads(_missing(kind, id_))
+    def _subscriptions(self, form: Form) -> str:
+        page, more = self.store.listed(
+            whole(form, "limit", 10, 1, 100),
+            form.get("starting_after"),
+            form.get("status", ""),
+            before=form.get("ending_before"),
+            customer=form.get("customer", ""),
+        )
+        head = f'{{"object":"list","url":"/v1/subscriptions","has_more":{str(more).lower()},"data":['
+        return f"{head}{','.join(page)}]}}"
 
     def _list(self, kind: str, path: str, form: Form) -> str:
-        rows = sorted(self._table(kind).values(), key=lambda one: (one["created"], one["id"]), reverse=True)
-        if form.get("delivery_success") == "false":
-            rows = [one for one in rows if one["pending_webhooks"]]
-        types = form.get("types", [])
-        span = form.get("created", {})
-        rows = [
-            one
-            for one in rows
-            if (not types or one["type"] in types)
-            and all(one.get(name) == form[name] for name in ("status", "collection_method") if name in form)
-            and int(span.get("gte", 0)) <= one["created"] <= int(span.get("lte", 1 << 40))
-        ]
-        ids = [one["id"] for one in rows]
-        start = ids.index(form["starting_after"]) + 1 if form.get("starting_after") in ids else 0
-        limit = int(form.get("limit", 10))
-        return json.dumps(as_list(rows[start : start + limit], path, more=len(rows) > start + limit))
+        types, span = form.get("types", []), form.get("created", {})
+        if len(types) > 20:
+            raise Refused(400, BAD, "You may pass at most 20 types.", param="types")
+        span = span if isinstance(span, dict) else {"gte": span, "lte": span}
+        least = max(whole(span, "gte", 0), whole(span, "gt", -1) + 1 if "gt" in span else 0)
+        most = min(whole(span, "lte", 1 << 40), whole(span, "lt", 1 << 40) - 1)
+        undelivered = {"false": True, "true": False}.get(form.get("delivery_success", ""))
+
+        def fits(one: Object) -> bool:
+            return (
+                (not types or one["type"] in types)
+                and least <= one["created"] <= most
+                and (undelivered is None or bool(one["pending_webhooks"]) is undelivered)
+                and ("subscription" not in form or _subscription_of(one) == form["subscription"])
+                and all(one.get(name) == form[name] for name in EQUAL if name in form)
+            )
+
+        limit = whole(form, "limit", 10, 1, 100)
+        rows, more = self.store.page(kind, fits, limit, form.get("starting_after"), form.get("ending_before"))
+        return json.dumps(as_list(rows, path, more=more))
 
     def _expanded(self, one: Object, form: Form) -> Object:
         if one["object"] != "invoice" or not form.get("expand"):
@@ -197,70 +236,36 @@ class StripeServer:
         details["subscription"] = json.loads(self.store.subscription_json(details["subscription"]) or "null")
         return made
 
-    def _switch(self, one: Object, form: Form) -> Object:
-        def do() -> Object:
-            if "disabled" in form:
-                one["status"] = "disabled" if form["disabled"].lower() == "true" else "enabled"
-            return one
-
-        return self.store.locked(do)
-
-    def _retry(self, one: Object, form: Form) -> Object:
-        target = form.get("webhook_endpoint", "")
-        if self._one("webhook_endpoints", target)["status"] != "enabled":
-            raise Refused(400, "invalid_request_error", "The webhook endpoint is disabled.")
-        self.store.deliver(one, target)
-        return one
+    def _retry(self, one: Object, form: Form) -> str:
+        """Send the event once more to this endpoint; a disabled one, or one that refuses, leaves it undelivered."""
+        self.store.deliver(one, self.store.one("webhook_endpoints", form.get("webhook_endpoint", ""))["id"])
+        return self._spelled(lambda: one)
 
     def _pay(self, bill: Object) -> Object:
-        if bill["status"] == "paid":
-            raise Refused(400, "invalid_request_error", "Invoice is already paid", code="invoice_already_paid")
         try:
             return self.store.pay(bill)
-        except Declined as declined:
-            said = {"code": "card_declined", "decline_code": declined.code}
+        except Declined as no:
+            asks = no.code == "authentication_required"
+            said = {"code": no.code if asks else "card_declined", "decline_code": no.code}
+            said |= {"advice_code": no.advice} if no.advice else {}
             raise Refused(402, "card_error", "Your card was declined.", **said) from None
 
-
-def _missing(kind: str, id_: str) -> str:
-    raise Refused(404, "invalid_request_error", f"No such {kind}: '{id_}'", code="resource_missing", param="id")
-
-
-def _json(text: str, status: int, headers: dict[str, str] | None = None) -> Response:
-    more = {"request-id": f"req_{time.monotonic_ns():x}", **(headers or {})}
-    return Response(text, status, more, "application/json")
+    def _refund(self, form: Form) -> Object:
+        amount = whole(form, "amount", 0, 1) if "amount" in form else None
+        return self.store.refund(form.get("payment_intent", ""), amount, form.get("reason"))
 
 
-def _error(refused: Refused, headers: dict[str, str]) -> Response:
-    return _json(json.dumps(refused.body), refused.status, headers)
+def _switched(one: Object, form: Form) -> Object:
+    if "disabled" in form:
+        one["status"] = "disabled" if form["disabled"].lower() == "true" else "enabled"
+    one |= {name: form[name] for name in ("url", "description", "enabled_events", "metadata") if name in form}
+    return one
 
 
-class _Half(Response):
-    """Announces the whole body, sends half, then drops the connection."""
-
-    async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": bytes(self.body[: len(self.body) // 2]), "more_body": True})
-        raise ConnectionResetError("injected")
-
-
-def _spoiled(text: str, status: int, fault: Fault) -> Response:
-    match fault.kind:
-        case "half" | "lost":
-            return _Half(text if fault.kind == "half" else " " * 64, status, media_type="application/json")
-        case "garbage":
-            return _json(text[: len(text) // 2], status)
-        case "empty":
-            return _json(json.dumps(as_list([], "/v1")), status)
-        case "partial":
-            body = json.loads(text)
-            return _json(json.dumps(body | {"data": body["data"][: len(body["data"]) // 2], "has_more": True}), status)
-        case "livemode":
-            return _json(
-                text.replace('"livemode":false', '"livemode":true').replace('"livemode": false', '"livemode": true'),
-                status,
-            )
-    return _json(text, status)
+def _subscription_of(one: Object) -> str | None:
+    details = (one.get("parent") or {}).get("subscription_details") or {}
+    found: str | None = details.get("subscription")
+    return found
 
 
 def main() -> None:

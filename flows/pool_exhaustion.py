@@ -31,7 +31,7 @@ from pydantic import Field
 
 from runbook import gate
 from runbook.errors import OutsideError
-from runbook.model import Finding, Fix, FixState, Json, Mode, Report, Risk, Share
+from runbook.model import Finding, Fix, Json, Mode, Report, Risk, Share
 from runbook.permit import Hand
 from runbook.run import Run
 from runbook.settings import parameter, settings
@@ -205,7 +205,7 @@ def notices(pool: Pool, at: Bounds) -> Iterator[str]:
     mute = sorted({one.role for one in _sick(pool, at) if not one.may_signal})
     if mute:
         yield f"role {pool.role} may not end sessions of {', '.join(mute)}: GRANT pg_signal_backend TO {pool.role}"
-    if not detect(pool, at) and (old := pool.forgotten(at)):
+    if not detect(pool, at) and (old := [one for one in pool.forgotten(at) if one.spared is None]):
         yield f"{len(old)} sessions idle in transaction for over {at.idle_seconds} s; nobody waits, so they are left"
     for limit in pool.full(at):
         if not plan(pool, at) and (held := pool.by_application(limit)):

@@ -97,14 +97,8 @@ class Ledger:
         """Write that a run began and return its id."""
         run_id = new_id("run")
         with self.write() as connection:
-            values = {
-                "id": run_id,
-                "runbook": runbook,
-                "mode": mode,
-                "started_at_ms": now_ms(),
-                "owner": this_process(),
-            }
-            connection.execute(insert(run).values(**values))
+            values = {"runbook": runbook, "mode": mode, "started_at_ms": now_ms(), "owner": this_process()}
+            connection.execute(insert(run).values(id=run_id, **values))
         return run_id
 
     def close_run(self, run_id: str, outcome: str, report: Mapping[str, Json]) -> None:
@@ -258,7 +252,7 @@ def _engine(url: str) -> Engine:
         if url.startswith(plain):
             url = f"postgresql+psycopg://{url.removeprefix(plain)}"
     try:
-        engine = create_engine(url, pool_pre_ping=True)
+        engine = create_engine(url, pool_pre_ping=True, connect_args=_connect_args(url))
     except (SQLAlchemyError, ImportError, ValueError) as error:
         raise LedgerError(
             "RUNBOOK_LEDGER_URL",
@@ -268,7 +262,18 @@ def _engine(url: str) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _sqlite_settings)
         event.listen(engine, "begin", _sqlite_begin)
+    elif engine.dialect.name == "postgresql":
+        event.listen(engine, "begin", _postgres_begin)
     return engine
+
+
+def _connect_args(url: str) -> dict[str, int]:
+    return {"connect_timeout": 5} if url.startswith("postgresql") and "connect_timeout" not in url else {}
+
+
+def _postgres_begin(connection: Connection) -> None:
+    # Whoever holds a lock may be a stopped machine: waiting for it for ever would be no refusal.
+    connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
 
 
 def _sqlite_settings(connection: Any, _record: object) -> None:

@@ -70,25 +70,39 @@ class Permit:
         """Do every granted fix and prove it by a second reading; guarded ones only after a proven canary each."""
         for action in dict.fromkeys(fix.action for fix in self.fixes):
             fixes = [fix for fix in self.fixes if fix.action == action]
-            if fixes[0].risk is Risk.guarded and not await self._do(fixes[0], hands[action]):
+            guarded = any(fix.risk is Risk.guarded for fix in fixes)
+            if guarded and not await self._do(fixes[0], hands[action]):
                 for fix in fixes[1:]:
                     self.refuse(fix, f"the first {action} ({fixes[0].target}) was not proven")
                 continue
-            rest = fixes[1:] if fixes[0].risk is Risk.guarded else fixes
-            slots = asyncio.Semaphore(at_once)
-            await asyncio.gather(*(self._do(fix, hands[action], slots) for fix in rest))
+            await self._all(fixes[1:] if guarded else fixes, hands[action], at_once)
 
-    async def _do(self, fix: Fix, hand: Hand, slots: asyncio.Semaphore | None = None) -> bool:
-        async with slots or asyncio.Semaphore():
+    async def _all(self, fixes: Sequence[Fix], hand: Hand, at_once: int) -> None:
+        left = list(reversed(fixes))
+
+        async def work() -> None:
             try:
-                await hand.act(fix, self)
-            except NotPermitted:
-                return False
-            except OutsideError as error:
-                # It may or may not have happened: looking is the only honest answer.
-                with self.ledger.write() as connection:
-                    self.ledger.note(connection, "interrupted", {"error": mask(str(error))}, fix_id=fix.id)
-            return await settle(self.ledger, fix, hand)
+                while left:
+                    await self._do(left.pop(), hand)
+            except BaseException:
+                left.clear()  # after a crash none begins any more
+                raise
+
+        # All workers are waited for: none may act on behind the back of a run that is already closed.
+        for error in await asyncio.gather(*(work() for _ in range(at_once)), return_exceptions=True):
+            if error is not None:
+                raise error
+
+    async def _do(self, fix: Fix, hand: Hand) -> bool:
+        try:
+            await hand.act(fix, self)
+        except NotPermitted:
+            return False
+        except OutsideError as error:
+            # It may or may not have happened: looking is the only honest answer.
+            with self.ledger.write() as connection:
+                self.ledger.note(connection, "interrupted", {"error": mask(str(error))}, fix_id=fix.id)
+        return await settle(self.ledger, fix, hand)
 
 
 class Hand(NamedTuple):

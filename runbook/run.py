@@ -75,11 +75,10 @@ class Run:
     async def settle(self, hands: Mapping[str, Hand]) -> None:
         """Look up what really became of fixes whose process died between intent and outcome."""
         for fix in self.ledger.unsettled(self.runbook, ACT_MS):
-            held = await settle(self.ledger, fix, hands[fix.action])
+            await settle(self.ledger, fix, hands[fix.action])
             state = self.ledger.state(fix.id)
-            self.notice(
-                f"settled {fix.id} ({fix.action} {fix.target}) by looking: {state}" + ("" if held else ", not done")
-            )
+            what = {FixState.proven: "", FixState.failed: ", not done"}.get(state, ", could not be seen")
+            self.notice(f"settled {fix.id} ({fix.action} {fix.target}) by looking: {state}{what}")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None

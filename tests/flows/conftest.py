@@ -13,7 +13,9 @@ import pytest
 from demo.database_faults import Sessions, wait_until
 from demo.postgres import Postgres
 from demo.seed import seed
+from flows.pool_exhaustion import pool_exhaustion
 from runbook import settings
+from runbook.model import Mode, Report
 
 SLOTS = 20
 """Ordinary slots of the small server: 25 less 3 for superusers and 2 for roles with pg_use_reserved_connections."""
@@ -61,8 +63,11 @@ def empty(server: Postgres) -> None:
         owner.execute("DROP TABLE IF EXISTS demo_churn")
 
 
+Keep = Callable[[Sessions], Sessions]
+
+
 @pytest.fixture
-def keep() -> Iterator[Callable[[Sessions], Sessions]]:
+def keep() -> Iterator[Keep]:
     """Closes at the end of the test what it was given."""
     with contextlib.ExitStack() as stack:
 
@@ -103,3 +108,9 @@ def kills(server: Postgres, pid: int) -> int:
     """How often the server itself says that this backend was terminated by command."""
     log = (server.data / "server.log").read_text(errors="replace").splitlines()
     return sum(f"[{pid}]" in line and "terminating connection due to administrator command" in line for line in log)
+
+
+async def run(mode: Mode = Mode.auto, **bounds: float) -> Report:
+    """The runbook with bounds at which everything is old at once, so that no test has to wait for it."""
+    zero = {"idle_seconds": 0, "active_seconds": 0, "wait_seconds": 0, "hold_seconds": 0}
+    return await pool_exhaustion.fn(mode=mode, **zero | bounds)  # type: ignore[arg-type]

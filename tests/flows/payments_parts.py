@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from pytest import MonkeyPatch
+import pytest
+import stripe
+from tenacity import wait_none
 
 from demo import population
 from demo.app import App
@@ -22,12 +24,17 @@ from flows.failed_payments import failed_payments
 from runbook.ledger import Ledger, ledger
 from runbook.model import Fix, FixState, Report
 from runbook.settings import forget
+from tasks import stripe_api
 
 KEY = "sk_test_payments0123456789"
 SECRET = "whsec_payments_0123456789"
 SUBSCRIPTION = ("GET", "/v1/subscriptions/{id}")
+PROVEN = FixState.proven
 LIST = ("GET", "/v1/subscriptions")
 PAY = ("POST", "/v1/invoices/{id}/pay")
+SMALL = 2_000
+DRIFTED = {23: "past_due", 363: "canceled", 850: "unpaid"}
+"""Numbers of active subscriptions and what Stripe says of them in ``sick``."""
 
 
 class Seeded:
@@ -114,7 +121,7 @@ def env(world: World, user: str = "runbook") -> dict[str, str]:
 
 
 @contextmanager
-def make_world(seeded: Seeded, folder: Path, monkeypatch: MonkeyPatch, subscriptions: int) -> Iterator[World]:
+def make_world(seeded: Seeded, folder: Path, monkeypatch: pytest.MonkeyPatch, subscriptions: int) -> Iterator[World]:
     """A fresh world in which nothing is wrong, with this process's settings pointing at it."""
     name = seeded.fresh(subscriptions)
     app_url = seeded.postgres.url(name, user="app")
@@ -132,3 +139,38 @@ def make_world(seeded: Seeded, folder: Path, monkeypatch: MonkeyPatch, subscript
         forget()
         yield world
     forget()
+
+
+@pytest.fixture(scope="module")
+def seeded() -> Iterator[Seeded]:
+    with Postgres() as postgres:
+        yield Seeded(postgres)
+
+
+@pytest.fixture
+def world(seeded: Seeded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    with make_world(seeded, tmp_path, monkeypatch, SMALL) as made:
+        yield made
+
+
+@pytest.fixture
+def sick(world: World) -> World:
+    for i, status in DRIFTED.items():
+        world.stripe.store.set_status(i, status)
+    return world
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ask again at once and give up soon: nobody waits for a test."""
+    monkeypatch.setattr(stripe_api, "WAIT", wait_none())
+    monkeypatch.setattr(stripe.HTTPClient, "MAX_DELAY", 0.01)
+    monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0.01)
+    monkeypatch.setattr(stripe_api, "TIMEOUT_SECONDS", 0.3)
+    stripe_api._client.cache_clear()
+    yield
+    stripe_api._client.cache_clear()
+
+
+def rows() -> dict[str, str]:
+    return {population.row_id(i): status for i, status in DRIFTED.items()}

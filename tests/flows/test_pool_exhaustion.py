@@ -7,32 +7,24 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from demo import database_faults as faults
-from demo.database_faults import Sessions, wait_until
+from demo.database_faults import wait_until
 from demo.postgres import Postgres
-from flows.pool_exhaustion import pool_exhaustion
-from runbook import settings
-from runbook.ledger import ledger
+from runbook import gate, settings
 from runbook.model import FixState, Mode, Outcome, Report
+from runbook.permit import Permit
 from tasks import sessions
-from tests.flows.conftest import SLOTS, Client, kills, lives
+from tests.flows.conftest import SLOTS, Client, Keep, kills, lives, run
 
 ROOT = Path(__file__).resolve().parents[2]
-Keep = Callable[[Sessions], Sessions]
-
-
-async def run(mode: Mode = Mode.auto, **bounds: float) -> Report:
-    """The runbook with bounds at which everything is old at once, so that no test has to wait for it."""
-    zero = {"idle_seconds": 0, "active_seconds": 0, "wait_seconds": 0, "hold_seconds": 0}
-    return await pool_exhaustion.fn(mode=mode, **zero | bounds)  # type: ignore[arg-type]
 
 
 def states(report: Report, action: str = "end_session") -> list[FixState]:
@@ -49,6 +41,29 @@ def stuck_query(connection: psycopg.Connection[object], sql: str) -> threading.T
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
+
+
+KILLED = """
+import asyncio, os, signal
+from flows.pool_exhaustion import pool_exhaustion
+from tasks import sessions
+
+send = sessions._signal
+
+async def killed(query, fix):
+    if {after}:
+        await send(query, fix)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+sessions._signal = killed
+asyncio.run(pool_exhaustion.fn(idle_seconds=0, active_seconds=0, wait_seconds=0, hold_seconds=0))
+"""
+
+
+def killed(*, after: bool) -> None:
+    """A run in a process of its own that SIGKILL ends in the middle of its first act, before or after the signal."""
+    done = subprocess.run([sys.executable, "-c", KILLED.format(after=after)], cwd=ROOT, env=os.environ, check=False)
+    assert done.returncode == -9
 
 
 async def test_a_full_pool_is_freed_with_no_ordinary_slot_left(server: Postgres, keep: Keep) -> None:
@@ -74,6 +89,34 @@ async def test_observe_shows_the_plan_and_changes_nothing(server: Postgres, keep
     assert states(report) == [FixState.planned] * 7
     assert writers.untouched
     assert filled.untouched
+
+
+async def test_what_is_still_sick_afterwards_is_not_called_fixed(server: Postgres, keep: Keep) -> None:
+    keep(faults.idle_writers(server, 1))
+    keep(faults.fill_slots(server))
+    report = await run()
+    assert states(report) == [FixState.proven]
+    assert report.exit_code in {3, 4}
+    assert any(f"holds {SLOTS - 1} of {SLOTS}" in notice for notice in report.notices), report.notices
+
+
+async def test_who_finished_before_the_gate_decided_is_given_back(
+    server: Postgres, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = client("""UPDATE "Class" SET color = 'x' WHERE id = 'class_00000001'""")
+    stuck_query(client(autocommit=True), """UPDATE "Class" SET color = 'y' WHERE id = 'class_00000001'""")
+    wait_until(lambda: faults.waiting(server) == 1, "the app to block")
+    decide = gate.ask
+
+    async def late(*words: Any, **more: Any) -> Permit:
+        root.commit()
+        return await decide(*words, **more)
+
+    monkeypatch.setattr(gate, "ask", late)
+    report = await run()
+    (ended,) = [fix for fix in report.fixes if fix.action == "end_session"]
+    assert (ended.state, ended.why) == (FixState.refused, "the target changed since it was read")
+    assert lives(server, root.info.backend_pid)
 
 
 async def test_an_empty_server_is_healthy(server: Postgres) -> None:
@@ -102,15 +145,20 @@ async def test_a_prepared_transaction_that_blocks_is_told_and_left(server: Postg
     assert faults.waiting(server) == 1
 
 
-async def test_a_query_that_no_cancel_stops_is_ended_afterwards(server: Postgres, client: Client) -> None:
-    deaf = client('LOCK TABLE "School"')
-    pid = deaf.info.backend_pid
-    stuck_query(
-        deaf,
-        "DO $$ BEGIN LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$",
-    )
+DEAF = "DO $$ BEGIN LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$"
+
+
+def running_root(server: Postgres, client: Client, sql: str) -> int:
+    """The pid of a session that runs ``sql`` while the app waits for its lock."""
+    root = client('LOCK TABLE "School"')
+    stuck_query(root, sql)
     stuck_query(client(autocommit=True), 'SELECT count(*) FROM "School"')
     wait_until(lambda: faults.waiting(server) == 1, "the app to block")
+    return root.info.backend_pid
+
+
+async def test_a_query_that_no_cancel_stops_is_ended_afterwards(server: Postgres, client: Client) -> None:
+    pid = running_root(server, client, DEAF)
     report = await run()
     assert [(fix.action, fix.state) for fix in report.fixes] == [
         ("cancel_query", FixState.failed),
@@ -120,15 +168,33 @@ async def test_a_query_that_no_cancel_stops_is_ended_afterwards(server: Postgres
     assert not lives(server, pid)
 
 
+async def test_a_later_run_remembers_that_a_cancel_did_not_stop_it(
+    server: Postgres, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running_root(server, client, DEAF)
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.pool_exhaustion.insist", lambda planned, _tried: planned)
+        first = await run()
+    assert states(first, "cancel_query") == [FixState.failed]
+    assert first.outcome is Outcome.unsolved
+    second = await run()
+    assert [(fix.action, fix.state) for fix in second.fixes] == [("end_session", FixState.proven)]
+
+
+async def test_a_cancel_that_was_never_sent_proves_nothing(server: Postgres, client: Client) -> None:
+    pid = running_root(server, client, "SELECT pg_sleep(600)")
+    killed(after=False)
+    report = await run()
+    assert [(fix.action, fix.state) for fix in report.fixes] == [("cancel_query", FixState.proven)]
+    assert lives(server, pid)
+
+
 async def test_a_query_that_a_cancel_stops_keeps_its_session(server: Postgres, client: Client) -> None:
-    holder = client('LOCK TABLE "School"')
-    stuck_query(holder, "SELECT pg_sleep(600)")
-    stuck_query(client(autocommit=True), 'SELECT count(*) FROM "School"')
-    wait_until(lambda: faults.waiting(server) == 1, "the app to block")
+    pid = running_root(server, client, "SELECT pg_sleep(600)")
     report = await run()
     assert [(fix.action, fix.state) for fix in report.fixes] == [("cancel_query", FixState.proven)]
     assert report.outcome is Outcome.fixed
-    assert lives(server, holder.info.backend_pid)
+    assert lives(server, pid)
 
 
 async def test_a_long_report_is_left_alone_while_there_is_room(server: Postgres, keep: Keep) -> None:
@@ -184,23 +250,6 @@ async def test_two_runs_at_once_end_a_session_once(server: Postgres, keep: Keep)
     assert kills(server, writers.known[0][0]) == 1
 
 
-KILLED = """
-import asyncio, os, signal
-from flows.pool_exhaustion import pool_exhaustion
-from tasks import sessions
-
-send = sessions._signal
-
-async def killed(query, fix):
-    if {after}:
-        await send(query, fix)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-sessions._signal = killed
-asyncio.run(pool_exhaustion.fn(idle_seconds=0, active_seconds=0, wait_seconds=0, hold_seconds=0))
-"""
-
-
 @pytest.mark.parametrize(("after", "looked"), [(False, FixState.failed), (True, FixState.proven)])
 async def test_a_process_killed_while_it_acts_is_settled_by_looking(
     server: Postgres, keep: Keep, after: bool, looked: FixState
@@ -208,68 +257,10 @@ async def test_a_process_killed_while_it_acts_is_settled_by_looking(
     writers = keep(faults.idle_writers(server, 1))
     keep(faults.blocked_app(server, 1, 1))
     pid = writers.known[0][0]
-    done = subprocess.run([sys.executable, "-c", KILLED.format(after=after)], cwd=ROOT, env=os.environ, check=False)
-    assert done.returncode == -9
+    killed(after=after)
     report = await run()
     (first, *rest) = [notice for notice in report.notices if "by looking" in notice]
     assert f"session {pid}) by looking: {looked}" in first
     assert rest == []
     assert (report.outcome, states(report)) == ((Outcome.healthy, []) if after else (Outcome.fixed, [FixState.proven]))
     assert kills(server, pid) == 1
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        (
-            "postgresql://runbook_scram:wrong-password@127.0.0.1:{port}/app",
-            "refuses the password of role runbook_scram",
-        ),
-        ("postgresql://runbook:secret-word@127.0.0.1:1/app", "127.0.0.1:1 cannot be reached"),
-        ("postgresql://runbook:secret-word@127.0.0.1:{port}/nowhere", "has no database nowhere"),
-        ("postgresql://nobody_here:secret-word@127.0.0.1:{port}/app", "role nobody_here may not log in"),
-        ("mysql://runbook:secret-word@127.0.0.1:{port}/app", "is not a PostgreSQL URL"),
-    ],
-)
-async def test_a_database_that_cannot_be_had_is_one_line_without_the_password(
-    server: Postgres, monkeypatch: pytest.MonkeyPatch, url: str, said: str
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", url.format(port=server.port))
-    settings.forget()
-    report = await run()
-    assert (report.outcome, report.exit_code) == (Outcome.refused, 2)
-    assert report.reason.startswith("DATABASE_URL: ")
-    assert said in report.reason
-    assert "\n" not in report.reason
-    assert "wrong-password" not in report.reason
-    assert "secret-word" not in report.reason
-
-
-async def test_no_slot_for_our_own_role_names_the_way_out(
-    server: Postgres, keep: Keep, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keep(faults.fill_slots(server))
-    monkeypatch.setenv("DATABASE_URL", server.url(user="app"))
-    settings.forget()
-    report = await run()
-    assert "DATABASE_URL: every connection slot that role app may use" in report.reason
-    assert "RUNBOOK_DATABASE_URL" in report.reason
-    monkeypatch.setenv("RUNBOOK_DATABASE_URL", server.url(user="runbook"))
-    settings.forget()
-    assert (await run(Mode.observe)).outcome is Outcome.observed
-
-
-@pytest.mark.parametrize(("role", "missing"), [("watcher", "GRANT pg_signal_backend"), ("blind", "GRANT pg_monitor")])
-async def test_a_role_without_a_right_it_needs_says_so_and_touches_nobody(
-    server: Postgres, keep: Keep, monkeypatch: pytest.MonkeyPatch, role: str, missing: str
-) -> None:
-    writers = keep(faults.idle_writers(server, 2))
-    keep(faults.fill_slots(server))
-    monkeypatch.setenv("DATABASE_URL", server.url(user=role))
-    settings.forget()
-    report = await run()
-    assert report.outcome is Outcome.refused
-    assert any(missing in notice for notice in report.notices), report.notices
-    assert states(report) == []
-    assert writers.untouched
-    assert ledger().fixes(report.id) == []

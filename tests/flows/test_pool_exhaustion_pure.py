@@ -98,7 +98,7 @@ def test_healthy(what: str, of: Pool) -> None:
 
 
 def test_an_old_transaction_nobody_waits_for_is_told_and_left() -> None:
-    told = list(notices(pool(session(1, IDLE, 301)), AT))
+    told = list(notices(pool(session(1, IDLE, 301), session(2, IDLE, 301, spared="a backup")), AT))
     assert told == ["1 sessions idle in transaction for over 300 s; nobody waits, so they are left"]
 
 
@@ -132,7 +132,7 @@ def test_only_who_holds_a_slot_of_the_full_bound_is_ended() -> None:
 
 
 def test_the_root_of_a_lock_tree_is_ended_and_nobody_else_in_it() -> None:
-    of = pool(session(1, IDLE, 20), waiter(2, 1, seconds=16), waiter(3, 2, seconds=9), waiter(4, 2, 3, seconds=1))
+    of = pool(session(1, IDLE, 20), waiter(2, 1, seconds=16), waiter(3, 2, seconds=15), waiter(4, 2, 3, seconds=1))
     assert planned(of) == ends(1)
     (finding,) = detect(of, AT)
     assert finding.subject == "session 1"
@@ -145,8 +145,9 @@ def test_victims_are_not_cancelled_however_long_they_run() -> None:
 
 
 def test_roots_come_before_the_oldest() -> None:
-    of = pool(session(1, IDLE, 9_999), session(2, IDLE, 20), waiter(3, 2), of=10, used=10)
-    assert planned(of)[:2] == ends(2, 1)
+    old = [session(pid, IDLE, 1_000 - pid) for pid in range(3, 9)]
+    of = pool(session(1, IDLE, 20), waiter(2, 1), *old, of=10, used=10)
+    assert planned(of) == ends(1, 3, 4, 5)  # four must go, and the root is one of them
 
 
 @pytest.mark.parametrize(
@@ -216,6 +217,10 @@ def test_clients_turned_away_elsewhere_are_a_reason_too(signs: dict[str, Any], s
     of = pool(session(1, IDLE, 400), **signs)
     assert [one.subject for one in detect(of, AT)] == [subject, "session 1"]
     assert planned(of) == ends(1)
+
+
+def test_a_refusal_the_app_logged_does_not_make_a_long_query_harmful() -> None:
+    assert plan(pool(session(1, "active", 400), refusals={"p2024": 7}), AT) == []
 
 
 def test_clients_waiting_in_pgbouncer_make_a_long_query_harmful() -> None:

@@ -13,18 +13,18 @@ from demo import database_faults as faults
 from demo.database_faults import Sessions
 from demo.postgres import Postgres
 from flows.pool_exhaustion import HANDS, NAME, plan
-from runbook import approval, gate
+from runbook import approval, gate, settings
 from runbook.approval import Approval
 from runbook.ledger import Ledger, ledger
 from runbook.model import Fix, FixState, Mode, Risk
 from runbook.permit import Permit
 from runbook.run import Run
+from tasks.database import connect
 from tasks.idle_timeout import put_back
 from tasks.pool import Bounds, Pool
-from tasks.sessions import read_pool
-from tests.flows.conftest import Client, kills, lives
+from tasks.sessions import is_cancelled, is_ended, read_pool
+from tests.flows.conftest import Client, Keep, kills, lives
 
-Keep = Callable[[Sessions], Sessions]
 NOW = Bounds(full_at=0.3, idle_seconds=0, active_seconds=0, wait_seconds=0)
 CURE = NOW._replace(idle_seconds=1)
 
@@ -171,6 +171,27 @@ async def test_a_session_that_moved_on_between_the_reading_and_the_act_is_left(
     assert lives(server, connection.info.backend_pid)
 
 
+async def test_a_session_hidden_from_us_is_not_taken_for_one_that_is_gone(
+    server: Postgres, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = client("SELECT 1")
+    _, (expect,) = await expectations([connection.info.backend_pid])
+    monkeypatch.setenv("RUNBOOK_DATABASE_URL", server.url(user="blind"))
+    settings.forget()
+    for look_up in (is_ended, is_cancelled):
+        assert (await look_up(ending(expect))).held is None
+        assert (await look_up(ending(expect | {"pid": -1}))).held is True
+
+
+async def test_a_second_look_on_the_same_connection_sees_what_changed(server: Postgres, client: Client) -> None:
+    async with connect() as connection:
+        query = "SELECT count(*) AS sessions FROM pg_stat_activity WHERE application_name = 'web'"
+        before = await (await connection.execute(query)).fetchone()
+        client("SELECT 1")
+        after = await (await connection.execute(query)).fetchone()
+    assert (before, after) == ({"sessions": 0}, {"sessions": 1})
+
+
 async def test_two_machines_with_ledgers_of_their_own_still_end_it_once(
     server: Postgres, client: Client, tmp_path: Any
 ) -> None:
@@ -199,6 +220,7 @@ async def cure(server: Postgres, client: Client, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(approval, "ask", yes)
     monkeypatch.setenv("RUNBOOK_DATABASE_URL", url)
+    settings.forget()
     for _ in range(7):
         client("SELECT 1")
     cures: list[Fix] = []

@@ -11,7 +11,8 @@ import pytest
 
 from demo.postgres import Postgres
 from runbook import settings
-from runbook.ledger import Ledger
+from runbook.ledger import Ledger, ledger
+from tests.runbook.parts import World
 
 COUNT = itertools.count()
 
@@ -22,15 +23,19 @@ def ledger_server() -> Iterator[Postgres]:
         yield server
 
 
+@pytest.fixture
+def postgres_url(ledger_server: Postgres) -> str:
+    name = f"ledger{next(COUNT)}"
+    with psycopg.connect(ledger_server.url("postgres"), autocommit=True) as owner:
+        owner.execute(f"CREATE DATABASE {name}")
+    return ledger_server.url(name)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/ledger.db"
-    server: Postgres = request.getfixturevalue("ledger_server")
-    name = f"ledger{next(COUNT)}"
-    with psycopg.connect(server.url("postgres"), autocommit=True) as owner:
-        owner.execute(f"CREATE DATABASE {name}")
-    return server.url(name)
+    return str(request.getfixturevalue("postgres_url"))
 
 
 @pytest.fixture
@@ -45,8 +50,25 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     """No setting of this machine, no .env of this folder."""
     for name in settings.Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RUNBOOK_HOME", str(tmp_path))
     monkeypatch.setenv("RUNBOOK_LEDGER_URL", f"sqlite:///{tmp_path}/own.db")
     settings.forget()
     yield
     settings.forget()
+
+
+@pytest.fixture
+def in_force(monkeypatch: pytest.MonkeyPatch, ledger_url: str) -> Iterator[Ledger]:
+    """The ledger of this process's settings, on both databases, with a runbook that may act."""
+    monkeypatch.setenv("RUNBOOK_MODE", "auto")
+    monkeypatch.setenv("RUNBOOK_LEDGER_URL", ledger_url)
+    settings.forget()
+    made = ledger()
+    yield made
+    made.engine.dispose()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()

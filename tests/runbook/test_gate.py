@@ -1,258 +1,204 @@
-"""The gate as flows meet it: modes, canary, drift, a person in a terminal, and what a run comes to."""
+"""The gate as flows meet it: modes, facts, drift, and who may say yes."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import pty
-import subprocess
-import sys
-import textwrap
+import getpass
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from runbook import gate, settings
-from runbook.errors import BadSetting, NotConfigured, OutsideError
-from runbook.ledger import Ledger, ledger
-from runbook.model import Finding, Fix, FixState, Mode, Outcome, Proof, Report, Risk
-from runbook.permit import Hand, Permit
+from runbook.errors import NotPermitted, OutsideError
+from runbook.ledger import Ledger
+from runbook.model import Fix, FixState, Mode, Outcome, Report, Risk, Share, plan_hash
 from runbook.run import Run
-from runbook.step import hand, reader
-from tests.runbook.parts import a_fix
+from runbook.schema import entry, fix
+from tests.runbook.parts import FINDING, RUNBOOK, World, a_fix, grant, rows
 
-WORLD: dict[str, str] = {}
-BROKEN: set[str] = set()
-FINDING = Finding(subject="rows", detail="are old")
+pytestmark = pytest.mark.usefixtures("in_force")
 
 
-@hand("set {fix.target}")
-async def set_row(fix: Fix, permit: Permit) -> None:
-    with permit.attempt(fix) as attempt:
-        if fix.target in BROKEN:
-            raise OutsideError("world", "went away", "look")
-        if WORLD.get(fix.target) != fix.expect["v"]:
-            attempt.moved_on("not as it was read")
-            return
-        WORLD[fix.target] = fix.want["v"]
-
-
-@reader("look up {fix.target}")
-async def look_up(fix: Fix) -> Proof:
-    if fix.target == "hidden":
-        return Proof(held=None, seen="nothing")
-    return Proof(held=WORLD.get(fix.target) == fix.want["v"], seen=str(WORLD.get(fix.target)))
-
-
-HANDS = {"set": Hand(set_row, look_up)}
-
-
-@pytest.fixture(autouse=True)
-def world(monkeypatch: pytest.MonkeyPatch, ledger_url: str) -> None:
-    monkeypatch.setenv("RUNBOOK_MODE", "auto")
-    monkeypatch.setenv("RUNBOOK_LEDGER_URL", ledger_url)
-    settings.forget()
-    BROKEN.clear()
-    WORLD.clear()
-    WORLD.update({f"row {i}": "old" for i in range(10)})
-
-
-def rows(n: int, risk: Risk = Risk.auto) -> list[Fix]:
-    return [a_fix(f"row {i}", risk=risk) for i in range(n)]
-
-
-async def story(plan: Sequence[Fix], mode: Mode = Mode.auto, **more: object) -> Report:
-    async with Run("a-runbook", mode) as run:
+async def story(world: World, plan: Sequence[Fix], mode: Mode = Mode.auto, **more: Any) -> Report:
+    """A whole runbook: found, asked, applied, read again."""
+    async with Run(RUNBOOK, mode) as run:
         run.found([FINDING])
-        permit = await gate.ask(run, plan, **more)  # type: ignore[arg-type]
-        await permit.apply(HANDS)
-        left = [one for one in plan if WORLD.get(one.target) != "new"]
-        run.remains([FINDING] if left else [])
+        permit = await gate.ask(run, plan, **more)
+        await permit.apply(world.hands())
+        run.remains([FINDING] if any(world.rows[one.target] != "new" for one in plan) else [])
     return run.result()
 
 
 def states(report: Report) -> list[str]:
-    return [fix.state.value for fix in report.fixes]
+    return [one.state.value for one in report.fixes]
 
 
-async def test_auto_fixes_and_proves() -> None:
-    report = await story(rows(3))
+async def test_auto_fixes_and_proves(world: World) -> None:
+    report = await story(world, rows(3))
     assert (report.outcome, report.exit_code, states(report)) == (Outcome.fixed, 0, ["proven"] * 3)
 
 
-async def test_observe_shows_the_plan_and_changes_nothing() -> None:
-    report = await story(rows(3), Mode.observe)
+async def test_observe_shows_the_plan_and_changes_nothing(world: World) -> None:
+    report = await story(world, rows(3), Mode.observe)
     assert (report.outcome, report.exit_code, states(report)) == (Outcome.observed, 3, ["planned"] * 3)
-    assert set(WORLD.values()) == {"old"}
+    assert [one.why for one in report.fixes] == ["it is wrong"] * 3
+    assert world.acts == []
 
 
-async def test_the_ceiling_lowers_the_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_ceiling_lowers_the_mode(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RUNBOOK_MODE")
     settings.forget()
-    report = await story(rows(1))
-    assert report.mode is Mode.observe
+    report = await story(world, rows(1))
+    assert (report.mode, states(report), world.acts) == (Mode.observe, ["planned"], [])
     assert "RUNBOOK_MODE is the ceiling" in report.notices[0]
-    assert WORLD["row 0"] == "old"
 
 
-async def test_the_red_button_refuses_everything() -> None:
-    ledger().press("stop", "fire")
-    report = await story(rows(2))
+async def test_a_plan_of_nothing_grants_nothing_and_writes_nothing(in_force: Ledger) -> None:
+    async with Run(RUNBOOK, Mode.auto) as run:
+        permit = await gate.ask(run, [], by_hand=True)
+        with pytest.raises(NotPermitted), permit.attempt(a_fix()):
+            raise AssertionError("entered")
+    with in_force.read() as connection:
+        assert connection.execute(select(fix)).all() == []
+        assert connection.execute(select(entry)).all() == [], "nobody is asked about nothing"
+    assert run.result().outcome is Outcome.healthy
+
+
+async def test_the_red_button_refuses_everything(world: World, in_force: Ledger) -> None:
+    in_force.press("stop", "fire")
+    report = await story(world, rows(2))
     assert (report.outcome, report.exit_code, states(report)) == (Outcome.refused, 3, ["refused"] * 2)
-    assert "fire" in report.fixes[0].why
+    assert "the red button is pressed: fire" in report.fixes[0].why
+    in_force.press("start", "out")
+    assert states(await story(world, rows(2))) == ["proven"] * 2
 
 
-async def test_a_guarded_fix_goes_first_and_the_rest_only_after_its_proof() -> None:
-    report = await story(rows(4, Risk.guarded))
-    assert states(report) == ["proven"] * 4
-    WORLD.update({f"row {i}": "old" for i in range(4)})
-    WORLD["row 4"] = "old"
-    BROKEN.add("row 4")
-    report = await story([a_fix(f"row {i}", risk=Risk.guarded) for i in (4, 5, 6)])
-    assert states(report) == ["failed", "refused", "refused"]
-    assert "was not proven" in report.fixes[1].why
-    assert (WORLD["row 5"], report.outcome, report.exit_code) == ("old", Outcome.unsolved, 4)
+async def test_mass_failure_refuses_everything(world: World) -> None:
+    report = await story(world, rows(2), share=Share(sick=51, of=100))
+    assert states(report) == ["refused"] * 2
+    assert "mass failure: 51 of 100" in report.fixes[0].why
+    assert states(await story(world, rows(2), share=Share(sick=50, of=100))) == ["proven"] * 2
 
 
-async def test_a_target_that_moved_on_is_left_alone() -> None:
-    WORLD["row 1"] = "someone else's"
-    report = await story(rows(3))
+async def test_attempts_of_earlier_runs_count(world: World) -> None:
+    for _turn in range(2):
+        assert states(await story(world, rows(1))) == ["proven"]
+        world.rows["row 0"] = "old"
+    report = await story(world, rows(1))
+    assert states(report) == ["refused"]
+    assert "cap of row 0: 2 of 2 attempts used in 15 minutes" in report.fixes[0].why
+
+
+async def test_failures_of_earlier_runs_break_the_runbook(world: World) -> None:
+    world.turned_down = {"row 0", "row 1", "row 2"}
+    assert states(await story(world, rows(3))) == ["failed"] * 3
+    report = await story(world, [a_fix("row 5")])
+    assert "3 attempts of this runbook failed in 15 minutes" in report.fixes[0].why
+
+
+async def test_caps_of_the_profile_are_in_force(world: World, tmp_path: Path) -> None:
+    (tmp_path / "runbook.toml").write_text("[caps.set]\nper_run = 1\n")
+    settings.forget()
+    report = await story(world, rows(3))
+    assert states(report) == ["proven", "refused", "refused"]
+    assert (report.outcome, report.exit_code) == (Outcome.refused, 3)
+
+
+async def test_a_held_target_is_refused_until_it_is_free(world: World, in_force: Ledger) -> None:
+    other = grant(in_force, a_fix("row 0"), runbook="another")
+    report = await story(world, rows(2))
+    assert states(report) == ["refused", "proven"]
+    assert "another fix holds this target" in report.fixes[0].why
+    in_force.move(other.id, [FixState.granted], FixState.refused, {"why": "given back"})
+    assert states(await story(world, rows(1))) == ["proven"]
+
+
+async def test_an_expired_grant_no_longer_holds_its_target(world: World, in_force: Ledger) -> None:
+    grant(in_force, a_fix("row 0"), ttl_ms=-1)
+    assert states(await story(world, rows(1))) == ["proven"]
+
+
+async def test_a_target_that_moved_on_is_left_alone(world: World) -> None:
+    world.rows["row 1"] = "someone else's"
+    report = await story(world, rows(3))
     assert states(report) == ["proven", "refused", "proven"]
-    assert WORLD["row 1"] == "someone else's"
+    assert world.rows["row 1"] == "someone else's"
 
 
-async def test_what_is_not_planned_again_under_the_lock_is_given_back() -> None:
+# -- read again under the lock --------------------------------------------------------------------------------------
+
+
+async def test_what_is_not_planned_again_the_same_way_is_given_back(world: World, in_force: Ledger) -> None:
     async def again() -> list[Fix]:
-        return rows(1)
+        with in_force.read() as connection:
+            assert in_force.open_targets(connection) == {"row 0", "row 1", "row 2"}, "read under the lock"
+        return [a_fix("row 0"), a_fix("row 1", was="something newer"), a_fix("row 9")]
 
-    report = await story(rows(2), again=again)
-    assert states(report) == ["proven", "refused"]
-    assert "changed since it was read" in report.fixes[1].why
+    report = await story(world, rows(3), again=again)
+    assert states(report) == ["proven", "refused", "refused"]
+    assert [one.why for one in report.fixes[1:]] == ["the target changed since it was read"] * 2
+    assert world.acts == ["row 0"]
+    assert states(await story(world, rows(2)[1:])) == ["proven"], "free at once"
 
 
-async def test_when_it_cannot_be_read_again_everything_is_given_back() -> None:
+async def test_when_it_cannot_be_read_again_everything_is_given_back(world: World) -> None:
     async def again() -> list[Fix]:
         raise OutsideError("world", "is gone", "look")
 
-    report = await story(rows(2), again=again)
+    report = await story(world, rows(2), again=again)
     assert states(report) == ["refused", "refused"]
-    assert "world: is gone. Next: look" in report.reason
-    assert report.exit_code == 2
+    assert (report.outcome, report.exit_code) == (Outcome.refused, 2)
+    assert report.reason == "world: is gone. Next: look"
+    assert world.acts == []
 
 
-async def test_an_outcome_nobody_can_see_stays_open_and_holds_its_target() -> None:
-    WORLD["hidden"] = "old"
-    report = await story([a_fix("hidden")])
-    assert (states(report), report.outcome) == (["applied"], Outcome.unsolved)
+async def test_where_nothing_was_granted_nothing_is_read_again(world: World, in_force: Ledger) -> None:
+    async def again() -> list[Fix]:
+        raise AssertionError("there is nothing to read for")
+
+    in_force.press("stop", "fire")
+    assert states(await story(world, rows(2), again=again)) == ["refused"] * 2
 
 
-async def test_an_interrupted_act_is_looked_up_and_not_tried_again() -> None:
-    BROKEN.add("row 0")
-    report = await story(rows(1))
-    assert (states(report), report.exit_code) == (["failed"], 4)
+# -- who may say yes ------------------------------------------------------------------------------------------------
 
 
-async def test_a_person_must_be_there_to_approve() -> None:
-    report = await story(rows(1), Mode.approve)
-    assert states(report) == ["refused"]
-    assert "a person must approve" in report.fixes[0].why
+async def test_a_persons_risk_is_refused_where_nobody_is_asked(world: World) -> None:
+    report = await story(world, rows(2, Risk.person))
+    assert states(report) == ["refused"] * 2
+    assert "needs a person: run it with mode approve" in report.fixes[0].why
 
 
-async def test_a_typed_error_is_one_line_and_a_refused_run() -> None:
-    async with Run("a-runbook", Mode.auto) as run:
-        raise BadSetting("DATABASE_URL", "is wrong", "correct it")
-    report = run.result()
-    assert (report.outcome, report.reason) == (Outcome.refused, "DATABASE_URL: is wrong. Next: correct it")
-    assert report.exit_code == 2
-    async with Run("a-runbook", Mode.auto) as run:
-        raise NotConfigured("STRIPE_SECRET_KEY", "APP_URL")
-    assert run.result().not_configured
-    assert "STRIPE_SECRET_KEY, APP_URL" in run.result().reason
+async def test_nobody_there_to_approve_is_a_refusal_with_a_next_step(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/null").open() as nothing:
+        monkeypatch.setattr("sys.stdin", nothing)
+        report = await story(world, rows(1), Mode.approve)
+    assert (states(report), report.exit_code, world.acts) == (["refused"], 3, [])
+    assert "run it in a terminal or from the Prefect UI" in report.fixes[0].why
 
 
-async def test_a_crash_is_recorded_and_goes_on() -> None:
-    with pytest.raises(ZeroDivisionError):
-        async with Run("a-runbook", Mode.auto) as run:
-            _ = 1 / 0
-    from sqlalchemy import select
-
-    from runbook.schema import run as table
-
-    with ledger().read() as connection:
-        assert connection.execute(select(table.c.outcome).where(table.c.id == run.id)).scalar_one() == "crashed"
-
-
-async def test_a_healthy_run() -> None:
-    async with Run("a-runbook", Mode.auto) as run:
-        pass
-    assert (run.result().outcome, run.result().exit_code) == (Outcome.healthy, 0)
+async def test_a_fix_that_a_person_named_is_approved_and_that_is_written(world: World, in_force: Ledger) -> None:
+    plan = rows(1, Risk.person)
+    assert states(await story(world, plan, by_hand=True)) == ["proven"]
+    with in_force.read() as connection:
+        (row,) = connection.execute(select(entry).where(entry.c.kind == "approval")).mappings()
+    assert row["body"] == {
+        "by": getpass.getuser(),
+        "reason": "named on the command line",
+        "approved": [plan[0].key],
+        "refusal": "",
+        "plan_hash": plan_hash(plan),
+    }
 
 
-def test_two_runs_that_race_for_one_target_get_one_grant() -> None:
-    def ask(_n: int) -> int:
-        async def go() -> int:
-            async with Run("a-runbook", Mode.auto) as run:
-                run.found([FINDING])
-                return len((await gate.ask(run, [a_fix("row 0")])).fixes)
-
-        return asyncio.run(go())
-
-    with ThreadPoolExecutor(8) as threads:
-        assert sum(threads.map(ask, range(8))) == 1
-
-
-ASK = textwrap.dedent("""
-    import asyncio, os, sys
-    sys.path.insert(0, os.getcwd())
-    from runbook import gate
-    from runbook.model import Finding, Mode
-    from runbook.run import Run
-    from tests.runbook.parts import a_fix
-
-    async def go():
-        async with Run("a-runbook", Mode(sys.argv[2])) as run:
-            run.found([Finding(subject="rows", detail="are old")])
-            permit = await gate.ask(run, [a_fix(f"{sys.argv[1]} {i}") for i in range(5)])
-            print("granted", len(permit.fixes), flush=True)
-
-    asyncio.run(go())
-""")
-
-
-def test_a_cap_holds_between_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "runbook.toml").write_text("[caps.set]\nper_15min = 7\n")
-    started = [
-        subprocess.Popen([sys.executable, "-c", ASK, f"process {i}", "auto"], stdout=subprocess.PIPE, text=True)
-        for i in range(5)
-    ]
-    granted = [int(one.communicate(timeout=60)[0].split()[-1]) for one in started]
-    # A grant that nobody begins is given back once its process is gone, so the sum of what was tried counts, not this.
-    assert max(granted) <= 5
-    with ledger().read() as connection:
-        held = [past for past in ledger().history(connection) if past.state is FixState.granted]
-    assert len(held) <= 7
-
-
-@pytest.mark.parametrize(("answer", "granted"), [("yes\n", 5), ("no\n", 0), ("\n", 0)])
-def test_a_person_in_a_terminal_decides(answer: str, granted: int) -> None:
-    outer, inner = pty.openpty()
-    asked = subprocess.Popen(
-        [sys.executable, "-c", ASK, "row", "approve"],
-        stdin=inner,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    os.close(inner)
-    os.write(outer, answer.encode())
-    out, shown = asked.communicate(timeout=60)
-    os.close(outer)
-    assert f"granted {granted}" in out, shown
-    assert "| set | row 0 | auto | it is wrong | swap |" in shown
-
-
-def test_the_ledger_is_the_named_one(ledger_url: str) -> None:
-    assert isinstance(ledger(), Ledger)
-    assert ledger().engine.dialect.name == ("sqlite" if "sqlite" in ledger_url else "postgresql")
+async def test_by_hand_is_still_under_the_ceiling_the_caps_and_the_red_button(world: World, in_force: Ledger) -> None:
+    assert states(await story(world, rows(1), Mode.observe, by_hand=True)) == ["planned"]
+    in_force.press("stop", "fire")
+    assert states(await story(world, rows(1), by_hand=True)) == ["refused"]
+    in_force.press("start", "out")
+    report = await story(world, [a_fix("row 0"), a_fix("row 0", action="other")], by_hand=True)
+    assert states(report) == ["proven", "refused"]

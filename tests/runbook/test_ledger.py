@@ -1,37 +1,90 @@
-"""The memory, on both databases, and what happens when it cannot be written."""
+"""The memory, on both databases."""
 
 from __future__ import annotations
 
-import sqlite3
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, update
 
-from runbook.errors import LedgerError
-from runbook.ledger import Ledger, now_ms
-from runbook.model import FixState
+from runbook.ledger import Ledger, ledger, now_ms
+from runbook.model import Finding, FixState
+from runbook.policy import HOURS_24
 from runbook.process import is_dead, this_process
-from tests.runbook.parts import a_fix, grant
+from runbook.schema import entry, finding, fix, run
+from tests.runbook.parts import FINDING, RUNBOOK, a_fix, grant, told
 
-MAKE = "import sys; from runbook.ledger import Ledger; Ledger(sys.argv[1]).open_run('x', 'auto')"
-
-
-def test_a_ledger_makes_itself_even_for_four_at_once(ledger_url: str) -> None:
-    started = [subprocess.Popen([sys.executable, "-c", MAKE, ledger_url]) for _ in range(4)]
-    assert [one.wait(60) for one in started] == [0, 0, 0, 0]
-    with Ledger(ledger_url).read() as connection:
-        assert connection.execute(text("SELECT count(*) FROM run")).scalar_one() == 4
-        assert connection.execute(text("SELECT count(*) FROM runbook_version")).scalar_one() == 1
+MINUTES_2 = 120_000
 
 
-def test_a_ledger_of_a_newer_version_is_refused(book: Ledger, ledger_url: str) -> None:
+def gone() -> str:
+    """The name of a process that has ended."""
+    ask = "from runbook.process import this_process; print(this_process())"
+    return subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def owned_by(book: Ledger, fix_id: str, owner: str) -> None:
     with book.write() as connection:
-        connection.execute(text("UPDATE runbook_version SET version = 99"))
-    with pytest.raises(LedgerError, match=r"RUNBOOK_LEDGER_URL: has schema 99, this version knows 1.*upgrade"):
-        Ledger(ledger_url)
+        connection.execute(update(fix).where(fix.c.id == fix_id).values(owner=owner))
+
+
+def expire(book: Ledger) -> None:
+    with book.write() as connection:
+        book.expire_grants(connection)
+
+
+def test_the_ledger_is_the_named_one(in_force: Ledger, ledger_url: str) -> None:
+    assert ledger() is in_force
+    assert in_force.engine.dialect.name == ("sqlite" if "sqlite" in ledger_url else "postgresql")
+
+
+def test_entries_are_kept_in_order_with_who_and_when(book: Ledger) -> None:
+    before = now_ms()
+    body = {"text": "naïve ☃ \u0000", "number": 1.5, "none": None, "list": [1, {"deep": True}]}
+    with book.write() as connection:
+        for kind in "abc":
+            book.note(connection, kind, body, run_id="run_x")
+    with book.read() as connection:
+        rows = connection.execute(select(entry).order_by(entry.c.seq)).mappings().all()
+    assert [row["kind"] for row in rows] == ["a", "b", "c"]
+    assert all(row["body"] == body and row["run_id"] == "run_x" and row["actor"] == this_process() for row in rows)
+    assert all(before <= row["at_ms"] <= now_ms() for row in rows)
+
+
+def test_a_write_that_breaks_leaves_nothing(book: Ledger) -> None:
+    with pytest.raises(ZeroDivisionError), book.write() as connection:
+        book.note(connection, "half", {})
+        _ = 1 / 0
+    with book.read() as connection:
+        assert connection.execute(select(entry)).all() == []
+
+
+def test_a_run_is_kept_with_what_it_found_and_came_to(book: Ledger) -> None:
+    run_id = book.open_run(RUNBOOK, "auto")
+    book.found(run_id, [FINDING, Finding(subject="b", detail="c", evidence={"n": 1})])
+    book.close_run(run_id, "fixed", {"exit": 0})
+    with book.read() as connection:
+        (row,) = connection.execute(select(run)).mappings()
+        assert (row["id"], row["outcome"], row["report"], row["owner"]) == (
+            run_id,
+            "fixed",
+            {"exit": 0},
+            this_process(),
+        )
+        assert row["ended_at_ms"] >= row["started_at_ms"]
+        found = connection.execute(select(finding.c.subject, finding.c.evidence).order_by(finding.c.seq)).all()
+    assert [tuple(each) for each in found] == [("rows", {}), ("b", {"n": 1})]
+
+
+def test_a_fix_comes_back_as_it_was_written(book: Ledger) -> None:
+    one = a_fix().model_copy(update={"expect": {"v": None, "at": "2026-01-01T00:00:00+00:00", "share": 0.1}})
+    granted = grant(book, one)
+    with book.read() as connection:
+        run_id = connection.execute(select(fix.c.run_id)).scalar_one()
+    (back,) = book.fixes(run_id)
+    assert back == granted
+    assert back.key == one.key, "the key is what a permit compares"
 
 
 def test_the_latest_press_of_the_red_button_counts(book: Ledger) -> None:
@@ -46,113 +99,78 @@ def test_the_latest_press_of_the_red_button_counts(book: Ledger) -> None:
     assert stopped() == ""
     book.press("start", "out")
     assert stopped() is None
+    book.press("stop", "again")
+    assert stopped() == "again"
 
 
 def test_a_move_happens_once_and_is_told(book: Ledger) -> None:
     one = grant(book, a_fix())
     assert book.move(one.id, [FixState.granted], FixState.intended, {})
     assert not book.move(one.id, [FixState.granted], FixState.intended, {})
+    assert not book.move("fix_none", [FixState.granted], FixState.intended, {})
     assert book.state(one.id) is FixState.intended
+    assert [kind for kind, _body in told(book, one.id)] == ["granted", "intended"]
+
+
+def test_an_expired_grant_is_given_back_and_a_live_one_is_kept(book: Ledger) -> None:
+    old, live, begun = grant(book, a_fix("a"), ttl_ms=-1), grant(book, a_fix("b")), grant(book, a_fix("c"))
+    assert not book.move(old.id, [FixState.granted], FixState.intended, {}, fresh=True)
+    assert book.move(begun.id, [FixState.granted], FixState.intended, {}, fresh=True)
+    expire(book)
+    assert [book.state(one.id) for one in (old, live, begun)] == [
+        FixState.refused,
+        FixState.granted,
+        FixState.intended,
+    ]
+    assert told(book, old.id)[-1] == ("refused", {"why": "its grant expired before it was begun"})
+
+
+def test_a_dead_process_gives_back_its_grants_and_never_its_intents(book: Ledger) -> None:
+    dead, waiting, begun = gone(), grant(book, a_fix("a")), grant(book, a_fix("b"))
+    book.move(begun.id, [FixState.granted], FixState.intended, {})
+    for one in (waiting, begun):
+        owned_by(book, one.id, dead)
+    expire(book)
+    assert (book.state(waiting.id), book.state(begun.id)) == (FixState.refused, FixState.intended)
     with book.read() as connection:
-        kinds = [row.kind for row in connection.execute(text("SELECT kind FROM entry ORDER BY seq"))]
-    assert kinds == ["granted", "intended"]
+        assert book.open_targets(connection) == {"b"}
 
 
-def test_an_expired_grant_is_given_back(book: Ledger) -> None:
-    one = grant(book, a_fix(), ttl_ms=-1)
-    assert not book.move(one.id, [FixState.granted], FixState.intended, {}, fresh=True)
+def test_an_intent_is_unsettled_once_its_process_is_gone_or_it_is_old(book: Ledger) -> None:
+    one, other = grant(book, a_fix("a")), grant(book, a_fix("b"), runbook="another")
+    for each in (one, other):
+        book.move(each.id, [FixState.granted], FixState.intended, {})
+    assert book.unsettled(RUNBOOK, MINUTES_2) == []
+    owned_by(book, one.id, gone())
+    assert [each.id for each in book.unsettled(RUNBOOK, MINUTES_2)] == [one.id]
+    owned_by(book, one.id, "elsewhere:1:1")
+    assert book.unsettled(RUNBOOK, MINUTES_2) == [], "from here nobody can tell, so it waits"
     with book.write() as connection:
-        book.expire_grants(connection)
-    assert book.state(one.id) is FixState.refused
-
-
-def test_a_live_process_keeps_its_grant_and_its_intent(book: Ledger) -> None:
-    one, other = grant(book, a_fix("a")), grant(book, a_fix("b"))
-    book.move(other.id, [FixState.granted], FixState.intended, {})
-    with book.write() as connection:
-        book.expire_grants(connection)
-    assert book.state(one.id) is FixState.granted
-    assert book.unsettled("a-runbook", 120_000) == []
-    assert [fix.id for fix in book.unsettled("a-runbook", -1000)] == [other.id]
+        connection.execute(update(fix).values(intended_at_ms=now_ms() - MINUTES_2 - 1000))
+    assert [each.id for each in book.unsettled(RUNBOOK, MINUTES_2)] == [one.id]
+    book.move(one.id, [FixState.intended], FixState.proven, {})
+    assert book.unsettled(RUNBOOK, MINUTES_2) == []
 
 
 def test_history_counts_grants_and_what_was_attempted(book: Ledger) -> None:
-    waiting, begun, refused = (grant(book, a_fix(name)) for name in "abc")
-    book.move(begun.id, [FixState.granted], FixState.intended, {})
-    book.move(begun.id, [FixState.intended], FixState.refused, {"why": "moved on"})
+    waiting, begun, refused, old = (grant(book, a_fix(name)) for name in "abcd")
+    for one in (begun, old):
+        book.move(one.id, [FixState.granted], FixState.intended, {})
+        book.move(one.id, [FixState.intended], FixState.refused, {"why": "moved on"})
     book.move(refused.id, [FixState.granted], FixState.refused, {"why": "given back untried"})
-    with book.read() as connection:
-        assert {past.target for past in book.history(connection)} == {waiting.target, begun.target}
+    with book.write() as connection:
+        day = now_ms() - HOURS_24
+        connection.execute(update(fix).where(fix.c.id == old.id).values(decided_at_ms=day - 1))
+        connection.execute(update(fix).where(fix.c.id == begun.id).values(decided_at_ms=now_ms() + HOURS_24))
+        past = {each.target: each for each in book.history(connection)}
+    assert set(past) == {waiting.target, begun.target}
+    assert (past["a"].runbook, past["a"].action, past["a"].state) == (RUNBOOK, "set", FixState.granted)
 
 
 def test_this_process_lives_and_an_ended_one_is_dead() -> None:
     assert not is_dead(this_process())
-    ask = "from runbook.process import this_process; print(this_process())"
-    gone = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
-    assert is_dead(gone)
+    assert is_dead(gone())
     host, pid, _started = this_process().rsplit(":", 2)
     assert is_dead(f"{host}:{pid}:1"), "another process that had this number"
+    assert not is_dead(f"{host}:{pid}:?"), "who cannot tell when it started is not called dead"
     assert not is_dead(f"elsewhere:{pid}:1"), "nobody can tell from here"
-
-
-def broken(url: str) -> str:
-    with pytest.raises(LedgerError) as refused:
-        Ledger(url).press("stop", "x")
-    message = str(refused.value)
-    assert message.startswith("RUNBOOK_LEDGER_URL: ")
-    assert "\n" not in message
-    return message
-
-
-def test_a_ledger_that_is_no_database(tmp_path: Path) -> None:
-    (tmp_path / "l.db").write_text("this is not a database, however long it may go on " * 50)
-    assert "not a database" in broken(f"sqlite:///{tmp_path}/l.db")
-
-
-def test_a_ledger_in_a_folder_that_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    assert "unable to open" in broken(f"sqlite:///{tmp_path}/file/l.db")
-
-
-def test_a_url_that_is_none() -> None:
-    assert "not a database URL" in broken("what is this")
-
-
-def test_an_unreachable_server_does_not_tell_its_password() -> None:
-    assert "secret-word" not in broken("postgresql://someone:secret-word@127.0.0.1:9/ledger")
-
-
-def test_a_locked_ledger_is_an_error_and_not_a_wait_for_ever(tmp_path: Path) -> None:
-    book = Ledger(f"sqlite:///{tmp_path}/l.db")
-    holder = sqlite3.connect(tmp_path / "l.db", isolation_level=None)
-    holder.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(LedgerError, match="locked"):
-        book.press("stop", "x")
-    holder.execute("ROLLBACK")
-    book.press("stop", "x")
-    holder.close()
-
-
-def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
-    book = Ledger(f"sqlite:///{tmp_path}/l.db")
-    book.press("stop", "before")
-    with book.engine.connect() as connection:
-        used = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-    from sqlalchemy import event
-
-    @event.listens_for(book.engine, "begin")
-    def small(connection: object) -> None:
-        connection.exec_driver_sql(f"PRAGMA max_page_count = {used}")  # type: ignore[attr-defined]
-
-    with pytest.raises(LedgerError, match="full"):
-        for _ in range(200):
-            book.press("start", "x" * 2000)
-    with book.read() as connection:
-        assert book.stopped(connection) in {"before", None}
-
-
-def test_a_read_only_ledger_is_named(tmp_path: Path) -> None:
-    Ledger(f"sqlite:///{tmp_path}/l.db").engine.dispose()
-    message = broken(f"sqlite:///file:{tmp_path}/l.db?mode=ro&uri=true")
-    assert "readonly" in message
-    assert now_ms() > 0

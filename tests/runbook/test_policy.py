@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runbook.model import Fix, FixState, Mode, Risk, Share
@@ -61,6 +61,14 @@ def test_a_plain_fix_is_granted() -> None:
         (facts(history=past(40)), "cap of a-runbook: 40 of 40"),
         (facts(history=past(2000, runbook="b", action="b")), "cap of global"),
         (facts(history=past(3), caps={**DEFAULT_CAPS, "set": Cap(per_15min=3)}), "cap of set: 3 of 3"),
+        (facts(history=past(3), caps={**DEFAULT_CAPS, "set": Cap(per_24h=3)}), "3 of 3 attempts used in 24 hours"),
+        (facts(caps={**DEFAULT_CAPS, "set": Cap(per_run=0)}), "cap of set: 0 of 0 attempts used in this run"),
+        (facts(history=past(1), caps={**DEFAULT_CAPS, "a-runbook": Cap(per_24h=1)}), "cap of a-runbook: 1 of 1"),
+        (facts(history=past(6000, runbook="b", action="b", age=MINUTES_15)), "cap of global: 6000 of 6000"),
+        (
+            facts(runbook="failed-payments", share=Share(sick=6, of=100)),
+            "6 of 100 are sick, more than 5%",
+        ),
     ],
 )
 def test_what_refuses(known: Facts, reason: str) -> None:
@@ -79,6 +87,11 @@ def test_what_refuses(known: Facts, reason: str) -> None:
         facts(history=past(3, target="row 1", age=HOURS_24)),
         facts(history=past(19, run_id="run_1")),
         facts(open_targets={"row 2"}),
+        facts(share=None),
+        facts(history=past(40, age=MINUTES_15)),
+        facts(history=past(200, age=HOURS_24)),
+        facts(history=past(50, runbook="b", action="b")),
+        facts(history=past(9, state=FixState.failed), caps={**DEFAULT_CAPS, "a-runbook": Cap()}),
     ],
 )
 def test_what_does_not_refuse(known: Facts) -> None:
@@ -98,8 +111,19 @@ def test_an_approval_is_good_for_the_state_it_was_given_for() -> None:
     assert granted([drifted], known) == [False]
 
 
+@pytest.mark.parametrize("state", [state for state in FixState if state is not FixState.planned])
+def test_attempts_count_whatever_became_of_them(state: FixState) -> None:
+    assert granted([a_fix()], facts(history=past(2, target="row 1", state=state))) == [False]
+
+
+def test_a_failure_in_the_future_breaks_too() -> None:
+    assert granted([a_fix()], facts(history=past(3, age=-MINUTES_15, state=FixState.failed))) == [False]
+
+
 def test_attempts_in_the_future_count_because_clocks_are_set_back() -> None:
     assert granted([a_fix()], facts(history=past(2, target="row 1", age=-MINUTES_15))) == [False]
+    day = {"runbook": Cap(), "set": Cap(per_24h=2)}
+    assert granted([a_fix()], facts(history=past(2, age=-MINUTES_15), caps=day)) == [False]
 
 
 def test_every_grant_counts_against_those_after_it() -> None:
@@ -111,48 +135,102 @@ def test_one_target_is_granted_once_in_one_plan() -> None:
     assert granted([a_fix(), a_fix(action="other")], facts()) == [True, False]
 
 
+def test_a_refused_fix_uses_up_nothing() -> None:
+    fixes = [a_fix("row 1", risk=Risk.person), a_fix("row 1"), a_fix("row 2")]
+    assert granted(fixes, facts(caps={**DEFAULT_CAPS, "set": Cap(per_run=1)})) == [False, True, False]
+
+
+def test_every_verdict_says_why_and_keeps_the_order() -> None:
+    fixes = [a_fix(f"row {i}") for i in range(25)]
+    verdicts = decide(fixes, facts())
+    assert [verdict.fix for verdict in verdicts] == fixes
+    assert all(verdict.why for verdict in verdicts)
+
+
+# -- for any history and any plan -----------------------------------------------------------------------------------
+
+ROWS = [f"row {i}" for i in range(8)]
+ACTIONS = ["set", "other"]
 attempts = st.lists(
     st.builds(
         Attempt,
         runbook=st.sampled_from(["a-runbook", "b"]),
-        action=st.sampled_from(["set", "other"]),
-        target=st.sampled_from([f"row {i}" for i in range(6)]),
+        action=st.sampled_from(ACTIONS),
+        target=st.sampled_from(ROWS[:6]),
         at_ms=st.integers(NOW - 2 * HOURS_24, NOW + MINUTES_15),
-        state=st.sampled_from([FixState.proven, FixState.applied, FixState.granted, FixState.failed]),
+        state=st.sampled_from(FixState),
         run_id=st.sampled_from(["run_0", "run_1"]),
     ),
     max_size=30,
 )
 plans = st.lists(
-    st.builds(
-        a_fix,
-        st.sampled_from([f"row {i}" for i in range(8)]),
-        action=st.sampled_from(["set", "other"]),
-        risk=st.sampled_from(Risk),
-    ),
-    max_size=20,
+    st.builds(a_fix, st.sampled_from(ROWS), action=st.sampled_from(ACTIONS), risk=st.sampled_from(Risk)), max_size=20
 )
-caps = st.builds(Cap, per_run=st.integers(0, 5), per_15min=st.integers(0, 8), per_24h=st.integers(0, 12))
+limit = st.none() | st.integers(0, 12)
+bounds = st.builds(Cap, per_run=limit, per_15min=limit, per_24h=limit, failures_15min=st.none() | st.integers(1, 4))
+CAPPED = ["global", "target", "runbook", "a-runbook", *ACTIONS]
+many_caps = st.fixed_dictionaries({"runbook": bounds}, optional={name: bounds for name in CAPPED if name != "runbook"})
 
 
+def scopes(known: Facts) -> list[tuple[Cap, Callable[[Attempt | Fix], bool]]]:
+    """Every cap in force with what it covers, said once more in other words than the policy's."""
+    caps = known.caps
+    found: list[tuple[Cap, Callable[[Attempt | Fix], bool]]] = [
+        (caps.get("global", Cap()), lambda _one: True),
+        (
+            caps.get("a-runbook", caps["runbook"]),
+            lambda one: one.runbook == "a-runbook" if isinstance(one, Attempt) else True,
+        ),
+    ]
+    found += [(caps.get(name, Cap()), lambda one, name=name: one.action == name) for name in ACTIONS]  # type: ignore[misc]
+    found += [(caps.get("target", Cap()), lambda one, name=name: one.target == name) for name in ROWS]  # type: ignore[misc]
+    return found
+
+
+@settings(deadline=None, max_examples=300)
 @given(
     history=attempts,
     plan=plans,
     mode=st.sampled_from(Mode),
-    cap=caps,
-    scope=st.sampled_from(["global", "a-runbook", "set"]),
+    caps=many_caps,
+    open_targets=st.sets(st.sampled_from(ROWS), max_size=3),
+    approved=st.sets(st.integers(0, 19)),
+    stopped=st.sampled_from([None, None, None, "fire", ""]),
 )
-def test_no_history_and_no_plan_break_a_cap(
-    history: list[Attempt], plan: list[Fix], mode: Mode, cap: Cap, scope: str
+def test_no_history_and_no_plan_break_a_bound(
+    history: list[Attempt],
+    plan: list[Fix],
+    mode: Mode,
+    caps: dict[str, Cap],
+    open_targets: set[str],
+    approved: set[int],
+    stopped: str | None,
 ) -> None:
-    known = facts(history=history, mode=mode, caps={**DEFAULT_CAPS, scope: cap})
-    given_out = [verdict.fix for verdict in decide(plan, known) if verdict.granted]
-    concerned = [one for one in given_out if scope != "set" or one.action == "set"]
-    before = [one for one in history if scope == "global" or scope in {one.runbook, one.action}]
-    in_15 = [one for one in before if NOW - one.at_ms < MINUTES_15]
-    assert cap.per_15min is not None and cap.per_run is not None
-    assert len(concerned) <= max(0, cap.per_15min - len(in_15))
-    assert len(concerned) <= max(0, cap.per_run - sum(one.run_id == "run_1" for one in before))
-    assert len({one.target for one in given_out}) == len(given_out)
-    assert mode is Mode.auto or not given_out
-    assert all(one.risk is not Risk.person for one in given_out)
+    keys = {one.key for at, one in enumerate(plan) if at in approved}
+    known = facts(history=history, mode=mode, caps=caps, open_targets=open_targets, approved=keys, stopped=stopped)
+    out = [verdict.fix for verdict in decide(plan, known) if verdict.granted]
+    for cap, covers in scopes(known):
+        here, before = sum(covers(one) for one in out), [one for one in history if covers(one)]
+        for bound, used in (
+            (cap.per_run, sum(one.run_id == "run_1" for one in before)),
+            (cap.per_15min, sum(NOW - one.at_ms < MINUTES_15 for one in before)),
+            (cap.per_24h, sum(NOW - one.at_ms < HOURS_24 for one in before)),
+        ):
+            assert bound is None or here <= max(0, bound - used)
+    assert len({one.target for one in out}) == len(out)
+    assert not open_targets & {one.target for one in out}
+    assert not out or (mode is not Mode.observe and stopped is None)
+    assert mode is not Mode.approve or {one.key for one in out} <= keys
+    assert all(one.risk is not Risk.person or one.key in keys for one in out)
+    breaker = caps.get("a-runbook", caps["runbook"]).failures_15min
+    bad = {FixState.failed, FixState.intended}
+    broken = sum(one.runbook == "a-runbook" and one.state in bad and NOW - one.at_ms < MINUTES_15 for one in history)
+    assert not out or breaker is None or broken < breaker
+
+
+@settings(deadline=None, max_examples=100)
+@given(history=attempts, plan=plans)
+def test_without_caps_every_free_target_is_granted(history: list[Attempt], plan: list[Fix]) -> None:
+    known = facts(history=history, caps={"runbook": Cap()})
+    out = [verdict.fix for verdict in decide(plan, known) if verdict.granted]
+    assert {one.target for one in out} == {one.target for one in plan if one.risk is not Risk.person}

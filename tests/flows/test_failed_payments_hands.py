@@ -1,0 +1,175 @@
+"""Events sent again and money moved: at most once, whatever dies or gets lost on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from demo import population, stripe_faults
+from runbook.model import FixState, Outcome
+from runbook.settings import forget
+from tests.flows import payments_parts as parts
+from tests.flows.payments_parts import PAY, PROVEN, World, env, of, settled
+
+ROOT = Path(__file__).resolve().parents[2]
+seeded, world = parts.seeded, parts.world  # fixtures
+
+
+# -- events -----------------------------------------------------------------------------------------------------------
+
+
+async def test_where_stripe_cannot_resend_the_same_bytes_are_signed_and_posted_once(world: World) -> None:
+    world.stripe.store.retry_known = False
+    for i, status in ((20, "past_due"), (21, "canceled")):
+        world.stripe.store.emit(i, status)
+    report = await world.run()
+    assert report.outcome is Outcome.fixed, report
+    assert settled(report, "resend_event") == {PROVEN: 2}
+    assert world.app.received == ["evt_demo000000", "evt_demo000001"]
+    assert (world.status(20), world.status(21)) == ("past_due", "canceled")
+    assert of(report, "copy_status") == []
+    again = await world.run()  # Stripe counts them as undelivered for ever: the ledger knows better
+    assert again.outcome is Outcome.healthy and len(world.app.received) == 2
+
+
+async def test_without_the_signing_secret_nothing_is_posted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.stripe.store.retry_known = False
+    world.stripe.store.emit(20, "past_due")
+    monkeypatch.delenv("STRIPE_WEBHOOK_SECRET")
+    forget()
+    report = await world.run()
+    assert settled(report, "resend_event") == {FixState.failed: 1} and world.app.received == []
+    assert world.status(20) == "past_due"  # the row is copied all the same
+
+
+async def test_a_wrong_signing_secret_is_found_in_the_log(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.stripe.store.retry_known = False
+    world.stripe.store.emit(20, "past_due")
+    monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", "whsec_of_somebody_else")
+    forget()
+    report = await world.run()
+    assert settled(report, "resend_event") == {FixState.failed: 1} and report.outcome is Outcome.unsolved
+    again = await world.run()
+    assert "app log: webhook_verification_failed" in {found.subject for found in again.findings}
+
+
+async def test_an_app_that_refuses_three_in_a_row_is_sent_no_more(world: World) -> None:
+    for i in range(6):
+        world.stripe.store.emit(20 + i, "canceled")
+        world.sql('DELETE FROM "Subscription" WHERE id = %s', population.row_id(20 + i))  # the app answers 500
+    report = await world.run()
+    assert settled(report, "resend_event") == {FixState.failed: 3, FixState.refused: 3}
+    assert report.outcome is Outcome.unsolved and len(world.stripe.store.deliveries) == 3
+
+
+# -- money ------------------------------------------------------------------------------------------------------------
+
+
+async def test_money_waits_for_a_person(world: World) -> None:
+    bill = stripe_faults.retryable_invoice(world.stripe.store)
+    report = await world.run()
+    assert settled(report, "retry_payment") == {FixState.refused: 1} and "person" in report.fixes[0].why
+    assert report.outcome is Outcome.refused and world.stripe.requests[PAY] == 0
+    assert world.stripe.store.invoices[bill]["status"] == "open"
+
+
+async def test_under_a_cap_a_person_set_it_is_paid_once(world: World) -> None:
+    bill = stripe_faults.retryable_invoice(world.stripe.store)
+    report = await world.run(money_cap_cents=900)
+    assert report.outcome is Outcome.fixed and settled(report, "retry_payment") == {PROVEN: 1}
+    assert world.stripe.store.pays == {bill: 1}
+    assert (await world.run(money_cap_cents=900)).outcome is Outcome.healthy
+
+
+async def test_a_cap_too_small_asks(world: World) -> None:
+    stripe_faults.retryable_invoice(world.stripe.store)
+    assert settled(await world.run(money_cap_cents=899), "retry_payment") == {FixState.refused: 1}
+
+
+async def test_invoices_that_only_look_unpaid_are_never_charged(world: World) -> None:
+    stripe_faults.lookalike_invoices(world.stripe.store)
+    report = await world.run(money_cap_cents=1_000_000)
+    assert report.outcome is Outcome.healthy and world.stripe.store.tries == {}
+    told = "\n".join(report.notices)
+    assert "in_lost_card: lost_card" in told and "in_advice: do_not_try_again" in told
+    assert (
+        "in_authenticate: the customer must confirm the payment at https://invoice.stripe.com/i/in_authenticate" in told
+    )
+
+
+async def test_a_second_decline_is_final_for_a_day(world: World) -> None:
+    bill = stripe_faults.retryable_invoice(world.stripe.store)
+    world.fault(f"POST /v1/invoices/{bill}/pay", "402", times=1)
+    report = await world.run(money_cap_cents=10_000)
+    assert settled(report, "retry_payment") == {FixState.failed: 1} and report.outcome is Outcome.unsolved
+    again = await world.run(money_cap_cents=10_000)
+    assert of(again, "retry_payment") == [] and world.stripe.requests[PAY] == 1
+
+
+async def test_a_charge_whose_answer_was_lost_is_looked_up_and_not_repeated(world: World) -> None:
+    bill = stripe_faults.retryable_invoice(world.stripe.store)
+    world.fault(f"POST /v1/invoices/{bill}/pay", "lost", times=1)
+    report = await world.run(money_cap_cents=10_000)
+    assert settled(report, "retry_payment") == {PROVEN: 1} and report.outcome is Outcome.fixed
+    assert world.stripe.store.tries == {bill: 1}
+
+
+# -- a process that dies ----------------------------------------------------------------------------------------------
+
+DIES = """
+import asyncio, os, signal, sys
+from flows.failed_payments import failed_payments
+from runbook.permit import Attempt
+from tasks import payments, subscriptions
+
+async def die(*_args, **_more):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+match sys.argv[1]:
+    case "after":
+        Attempt.did = lambda *_args, **_more: os.kill(os.getpid(), signal.SIGKILL)
+    case "before":
+        subscriptions.status_at_stripe = payments.ask = die
+asyncio.run(failed_payments.fn(hold_seconds=0, money_cap_cents=10_000))
+"""
+
+
+def kill(world: World, when: str) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", DIES, when],
+        env={**os.environ, **env(world), "PYTHONPATH": str(ROOT)},
+        cwd=world.folder,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert said.returncode == -signal.SIGKILL, said.stderr.decode()[-2000:]
+
+
+@pytest.mark.parametrize("when", ["after", "before"])
+async def test_a_copy_cut_short_is_settled_by_looking(world: World, when: str) -> None:
+    world.stripe.store.set_status(23, "past_due")
+    kill(world, when)
+    assert world.status(23) == ("past_due" if when == "after" else "active")
+    with world.ledger.read() as connection:
+        assert world.ledger.open_targets(connection) == {"Subscription/row_00000023"}
+    report = await world.run()
+    assert any(text.startswith("settled") for text in report.notices)
+    assert world.status(23) == "past_due"
+    assert of(report, "copy_status") == [] if when == "after" else settled(report, "copy_status") == {PROVEN: 1}
+
+
+@pytest.mark.parametrize(("when", "charges"), [("after", 1), ("before", 0)])
+async def test_a_charge_cut_short_is_made_at_most_once(world: World, when: str, charges: int) -> None:
+    bill = stripe_faults.retryable_invoice(world.stripe.store)
+    kill(world, when)
+    assert world.stripe.store.pays.get(bill, 0) == charges
+    for _ in range(2):
+        report = await world.run(money_cap_cents=10_000)
+        assert of(report, "retry_payment") == []
+    assert world.stripe.store.tries.get(bill, 0) == charges
