@@ -24,7 +24,6 @@ from prefect.exceptions import ParameterBindError, ParameterTypeError, Signature
 import flows
 from deployments import doctor as doctoring
 from deployments import ledger_view, show, undoing
-from flows.health_sweep import sweep as run_all
 from runbook.errors import BadSetting, RunbookError
 from runbook.ledger import ledger as open_ledger
 from runbook.mask import mask
@@ -96,6 +95,9 @@ def run(
 @app.command()
 def sweep(mode: AnyMode = Mode.auto, as_json: AsJson = False) -> None:
     """Run every runbook, side by side."""
+    # A flow reads its defaults from the profile at import: what is wrong there must meet main(), not the interpreter.
+    from flows.health_sweep import sweep as run_all
+
     reports = asyncio.run(run_all(flows.names(), mode, 900))
     _say({"runs": [one.as_json() for one in reports]}, "\n\n".join(map(show.report_text, reports)), as_json)
     configured = [one.exit_code for one in reports if not one.not_configured]

@@ -139,7 +139,7 @@ async def _rows(run: Run, skip_minutes: int) -> Again:
     for text in reconcile.notices_of(seen):
         run.notice(text)
     permit = await gate.ask(run, reconcile.plan_drift(seen), share=seen.share)
-    await permit.apply(HANDS, at_once=8)
+    await permit.apply(HANDS, at_once=2)  # no more connections than a full server keeps back for runbooks
 
     async def again() -> list[Finding]:
         # Only the rows that differed: a second full list would double what Stripe is asked.

@@ -23,6 +23,8 @@ from pydantic import Field
 
 import flows
 from runbook.artifacts import one_line
+from runbook.errors import RunbookError
+from runbook.mask import mask
 from runbook.model import Mode, Outcome, Report
 from runbook.run import Unsolved
 from runbook.settings import parameter, settings
@@ -79,6 +81,8 @@ async def one(name: str, mode: Mode, each_seconds: float) -> Report:
             result = await state.aresult(raise_on_failure=False)
     except TimeoutError:
         return _lost(name, mode, f"{name}: gave no answer in {each_seconds} s. Next: runbook run {name}")
+    except RunbookError as error:
+        return _lost(name, mode, str(mask(str(error))))
     except Exception as error:  # noqa: BLE001 - one crashed runbook must not hide what the others found
         return _lost(name, mode, f"{name}: crashed with {type(error).__name__}. Next: runbook run {name}")
     if isinstance(result, Unsolved):

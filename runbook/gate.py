@@ -87,9 +87,10 @@ def _as_decided(verdict: Verdict, mode: Mode) -> Fix:
 async def _recheck(permit: Permit, again: Callable[[], Awaitable[Sequence[Fix]]]) -> Permit:
     try:
         fresh = {fix.key for fix in await again()}
-    except RunbookError as error:
+    except BaseException as error:
+        said = str(error) if isinstance(error, RunbookError) else type(error).__name__
         for fix in permit.fixes:
-            permit.refuse(fix, f"could not be read again: {error}")
+            permit.refuse(fix, f"could not be read again: {said}")
         raise
     kept = []
     for fix in permit.fixes:

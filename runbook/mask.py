@@ -7,6 +7,7 @@ import hmac
 import re
 from collections.abc import Mapping
 
+from runbook.errors import BadSetting
 from runbook.model import Json
 from runbook.settings import settings
 
@@ -32,11 +33,18 @@ def mask(value: Json) -> Json:
 
 
 def _mask_text(text: str) -> str:
-    for secret in settings().secrets():
+    for secret in _secrets():
         text = text.replace(secret, "***")
     for pattern, instead in _PATTERNS:
         text = pattern.sub(instead, text)
     return text
+
+
+def _secrets() -> list[str]:
+    try:
+        return settings().secrets()
+    except BadSetting:  # the line that says so must come out; no value of any setting is in it
+        return []
 
 
 def statement(sql: str, width: int = 200) -> str:

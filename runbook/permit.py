@@ -70,12 +70,20 @@ class Permit:
         """Do every granted fix and prove it by a second reading; guarded ones only after a proven canary each."""
         for action in dict.fromkeys(fix.action for fix in self.fixes):
             fixes = [fix for fix in self.fixes if fix.action == action]
-            guarded = any(fix.risk is Risk.guarded for fix in fixes)
-            if guarded and not await self._do(fixes[0], hands[action]):
-                for fix in fixes[1:]:
-                    self.refuse(fix, f"the first {action} ({fixes[0].target}) was not proven")
-                continue
-            await self._all(fixes[1:] if guarded else fixes, hands[action], at_once)
+            if any(fix.risk is Risk.guarded for fix in fixes):
+                fixes = await self._after_canary(fixes, hands[action])
+            await self._all(fixes, hands[action], at_once)
+
+    async def _after_canary(self, fixes: Sequence[Fix], hand: Hand) -> Sequence[Fix]:
+        """What is left to do after the first fix that was really tried; nothing where that was not proven."""
+        for at, canary in enumerate(fixes):
+            if await self._do(canary, hand):
+                return fixes[at + 1 :]
+            if self.ledger.state(canary.id) is not FixState.refused:
+                for fix in fixes[at + 1 :]:
+                    self.refuse(fix, f"the first {fix.action} ({canary.target}) was not proven")
+                break
+        return ()
 
     async def _all(self, fixes: Sequence[Fix], hand: Hand, at_once: int) -> None:
         left = list(reversed(fixes))

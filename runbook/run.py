@@ -41,7 +41,8 @@ class Run:
 
     def __init__(self, runbook: str, mode: Mode) -> None:
         self.runbook = runbook
-        self.mode = Mode(mode).under(settings().runbook_mode)
+        asked = Mode(mode)
+        self.mode = asked.under(settings().runbook_mode)
         self.ledger = ledger()
         self.findings: list[Finding] = []
         self.notices: list[str] = []
@@ -51,8 +52,8 @@ class Run:
         self._started = time.monotonic()
         self.id = ""
         self.report: Report | None = None
-        if self.mode is not mode:
-            self.notices.append(f"mode {mode} lowered to {self.mode}: RUNBOOK_MODE is the ceiling")
+        if self.mode is not asked:
+            self.notices.append(f"mode {asked} lowered to {self.mode}: RUNBOOK_MODE is the ceiling")
 
     async def __aenter__(self) -> Run:
         self.id = self.ledger.open_run(self.runbook, self.mode)
@@ -75,6 +76,11 @@ class Run:
     async def settle(self, hands: Mapping[str, Hand]) -> None:
         """Look up what really became of fixes whose process died between intent and outcome."""
         for fix in self.ledger.unsettled(self.runbook, ACT_MS):
+            if fix.action not in hands:
+                self.notice(
+                    f"{fix.id} ({fix.action} {fix.target}) was begun by another version and is left to a person"
+                )
+                continue
             await settle(self.ledger, fix, hands[fix.action])
             state = self.ledger.state(fix.id)
             what = {FixState.proven: "", FixState.failed: ", not done"}.get(state, ", could not be seen")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -132,10 +132,12 @@ class Settings(BaseSettings):
         return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
     def secrets(self) -> list[str]:
-        """Every secret value in force, longest first, so that masking never leaves a tail behind."""
+        """Every secret in force, a URL's password by itself too, longest first: masking never leaves a tail behind."""
         values = [getattr(self, name) for name in type(self).model_fields]
         clear = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
-        return sorted((text for text in clear if len(text) >= 6), key=len, reverse=True)
+        written = [_password(text) for text in clear]
+        found = {*clear, *written, *map(unquote, written)}
+        return sorted((text for text in found if len(text) >= 6), key=len, reverse=True)
 
     def ledger_url(self) -> str:
         """The ledger's database URL; by default an SQLite file in the user's state folder, which is made."""
@@ -154,7 +156,12 @@ class Settings(BaseSettings):
                     "use sqlite:////absolute/path or set RUNBOOK_HOME",
                 )
             path = home() / path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadSetting(
+                "RUNBOOK_LEDGER_URL", f"cannot make {path.parent}: {error.strerror}", "name a folder you may write"
+            ) from None
         return f"sqlite:///{path}"
 
     def database_conninfo(self, name: str = "DATABASE_URL") -> str:
@@ -173,6 +180,13 @@ class Settings(BaseSettings):
     def monitor_setting(self) -> str:
         """The setting the runbooks watch the database with: their own role's where there is one."""
         return "RUNBOOK_DATABASE_URL" if self.runbook_database_url else "DATABASE_URL"
+
+
+def _password(url: str) -> str:
+    try:
+        return urlsplit(url).password or ""
+    except ValueError:
+        return ""
 
 
 def _problem(error: ValidationError) -> tuple[str, str]:

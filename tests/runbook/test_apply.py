@@ -48,12 +48,14 @@ async def test_guarded_ones_wait_for_a_proven_first(book: Ledger, world: World, 
     assert "the first set (row 0) was not proven" in str(told(book, fixes[1].id)[-1])
 
 
-async def test_a_canary_that_moved_on_proves_nothing(book: Ledger, world: World) -> None:
+async def test_after_a_canary_that_moved_on_the_next_is_the_canary(book: Ledger, world: World) -> None:
     world.rows["row 0"] = "somebody else's"
+    world.fails_before.add("row 1")
     fixes = granted(book, rows(3, Risk.guarded))
     await Permit(book, fixes).apply(world.hands())
-    assert states(book, fixes) == ["refused"] * 3
-    assert world.rows["row 1"] == "old"
+    assert states(book, fixes) == ["refused", "failed", "refused"]
+    assert world.rows["row 0"] == "somebody else's"
+    assert world.rows["row 2"] == "old"
 
 
 async def test_each_guarded_action_has_a_canary_of_its_own(book: Ledger, world: World) -> None:

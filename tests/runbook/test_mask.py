@@ -36,6 +36,12 @@ def test_a_secret_that_begins_like_another_leaves_no_tail(monkeypatch: pytest.Mo
     assert mask("shared-front-canary and shared-front") == "*** and ***"
 
 
+def test_a_password_inside_a_url_is_a_secret_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://app:canary%401234@db:5432/app")
+    settings.forget()
+    assert mask("refused canary@1234, written canary%401234") == "refused ***, written ***"
+
+
 @pytest.mark.parametrize(
     ("text", "left"),
     [
