@@ -69,7 +69,7 @@ class Permit:
     async def apply(self, hands: Mapping[str, Hand], *, at_once: int = 1) -> None:
         """Do every granted fix and prove it by a second reading; guarded ones only after a proven canary each."""
         for action in dict.fromkeys(fix.action for fix in self.fixes):
-            fixes = [fix for fix in self.fixes if fix.action == action]
+            fixes: Sequence[Fix] = [fix for fix in self.fixes if fix.action == action]
             if any(fix.risk is Risk.guarded for fix in fixes):
                 fixes = await self._after_canary(fixes, hands[action])
             await self._all(fixes, hands[action], at_once)
