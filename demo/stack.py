@@ -92,6 +92,7 @@ class Prefect:
         """Make the work pool and deploy all of prefect.yaml, as README says it."""
         self.command("work-pool", "create", POOL, "--type", "process", "--overwrite")
         self.command("--no-prompt", "deploy", "--all")
+        self.command("automation", "create", "--from-file", "deployments/automations.yaml")
 
     def start_worker(self) -> None:
         """Start a process worker on the pool."""

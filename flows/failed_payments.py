@@ -55,7 +55,7 @@ Again = Callable[[], Awaitable[list[Finding]]]
 """A second look at what one stage found."""
 
 
-@flow(name=NAME, description=__doc__)
+@flow(name=NAME, description=__doc__, flow_run_name=f"{NAME} {{mode}}")
 async def failed_payments(
     mode: Mode = Mode.auto,
     skip_minutes: SkipMinutes = parameter(NAME, "skip_minutes", 5),

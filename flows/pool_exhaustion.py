@@ -57,7 +57,7 @@ Seconds = Annotated[int, Field(ge=1, le=86_400)]
 Hold = Annotated[int, Field(ge=0, le=60)]
 
 
-@flow(name=NAME, description=__doc__)
+@flow(name=NAME, description=__doc__, flow_run_name=f"{NAME} {{mode}}")
 async def pool_exhaustion(
     mode: Mode = Mode.auto,
     full_at: FullAt = parameter(NAME, "full_at", 0.85),
