@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import psycopg
 
@@ -11,27 +10,14 @@ from demo import database_faults as database
 from demo import population, stripe_faults
 from demo.database_faults import Sessions
 from demo.postgres import Postgres
+from demo.scene import Fault, Lookalike, Scene
 from demo.stack import Stack
 
 WRITERS = 14
 
 
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong; ``mended`` reads the world, not the ledger. ``actions`` are the fixes that mend it."""
-
-    name: str
-    runbook: str
-    actions: tuple[str, ...]
-    mended: Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class Lookalike:
-    """One thing that must be left alone; ``untouched`` reads the world."""
-
-    name: str
-    untouched: Callable[[], bool]
+SCENES: tuple[Callable[[Stack], Scene], ...] = ()
+"""Each runbook's own faults and look-alikes; the first two runbooks' are below."""
 
 
 class Broken:
@@ -42,11 +28,17 @@ class Broken:
         self._sessions: list[Sessions] = []
         self.lookalikes = [*self._quiet_sessions(), *self._quiet_money()]
         self.faults = [*self._money(), *self._pool()]
+        self._scenes: list[Scene] = [break_it(stack) for break_it in SCENES]
+        for scene in self._scenes:
+            self.faults += scene.faults
+            self.lookalikes += scene.lookalikes
         if with_payment:
             stripe_faults.retryable_invoice(self.store)
 
     def close(self) -> None:
         """Give every connection back."""
+        for scene in self._scenes:
+            scene.close()
         for sessions in self._sessions:
             sessions.close()
 

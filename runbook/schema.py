@@ -7,6 +7,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Engine,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    delete,
     insert,
     inspect,
     select,
@@ -23,7 +25,7 @@ from sqlalchemy import (
 from runbook.errors import LedgerError
 from runbook.model import FixState
 
-VERSION = 1
+VERSION = 2
 OPEN_STATES = (FixState.granted.value, FixState.intended.value)
 
 meta = MetaData()
@@ -94,20 +96,55 @@ entry = Table(
 )
 
 
+# What runbooks remember between runs. None of it is evidence: it may be pruned by age.
+memo = Table(
+    "memo",
+    meta,
+    Column("key", String(255), primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("body", JSON, nullable=False),
+)
+reading = Table(
+    "reading",
+    meta,
+    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("name", String(128), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("value", Float, nullable=False),
+    Index("reading_name_at", "name", "at_ms"),
+)
+log_event = Table(
+    "log_event",
+    meta,
+    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("name", String(128), nullable=False),
+    Column("at_ms", BigInteger, nullable=False, index=True),
+    Column("level", String(16), nullable=False),
+    Column("fields", JSON, nullable=False),
+    Index("log_event_name_at", "name", "at_ms"),
+)
+
+
 def migrate(engine: Engine) -> None:
-    """Create the tables of a new ledger; refuse one that a newer version of this product wrote."""
-    if not inspect(engine).has_table("runbook_version"):
+    """Bring the ledger to this version's tables; refuse one that a newer version of this product wrote."""
+    if _found(engine) < VERSION:
         with engine.connect().execution_options(runbook_write=True) as connection, connection.begin():
             if engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(4726734)"))
-            meta.create_all(connection)
-            if connection.execute(select(version.c.version)).first() is None:
-                connection.execute(insert(version).values(version=VERSION))
-    with engine.connect() as connection:
-        found = connection.execute(select(version.c.version)).scalar_one()
+            meta.create_all(connection)  # every version so far only added tables
+            connection.execute(delete(version))
+            connection.execute(insert(version).values(version=VERSION))
+    found = _found(engine)
     if found > VERSION:
         raise LedgerError(
             "RUNBOOK_LEDGER_URL",
             f"has schema {found}, this version knows {VERSION}",
             "upgrade this installation",
         )
+
+
+def _found(engine: Engine) -> int:
+    if not inspect(engine).has_table("runbook_version"):
+        return 0
+    with engine.connect() as connection:
+        return connection.execute(select(version.c.version)).scalar_one_or_none() or 0

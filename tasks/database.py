@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import AsyncConnection, errors
@@ -77,9 +79,17 @@ REFUSALS = (
 )
 
 
+AT_ONCE = 2
+"""Connections of one process: as many as a full server keeps back for runbooks, and no load of their own."""
+
+_slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+
 @asynccontextmanager
 async def connect(setting: str | None = None, **options: Any) -> AsyncIterator[AsyncConnection[DictRow]]:
     """A connection in autocommit, bounded in time; a transaction would freeze ``pg_stat_activity``.
+
+    Waits while ``AT_ONCE`` others are open in this process, so none may be opened inside another.
 
     ``setting`` names the URL (default: the monitor's), ``options`` go to psycopg. psycopg's errors, of connecting
     and of every statement inside, come out as ``OutsideError`` in one line without the password.
@@ -91,17 +101,18 @@ async def connect(setting: str | None = None, **options: Any) -> AsyncIterator[A
         where = _where(conninfo)
     except psycopg.ProgrammingError:
         raise BadSetting(name, "is no URL that libpq can read", "use postgresql://user:password@host:5432/db") from None
-    try:
-        connection: AsyncConnection[DictRow] = await AsyncConnection.connect(
-            conninfo, autocommit=True, connect_timeout=CONNECT_SECONDS, **arguments
-        )
-    except psycopg.Error as error:
-        raise refused(name, where, error) from None
-    try:
-        async with connection:
-            yield connection
-    except psycopg.Error as error:
-        raise failed(name, where, error) from None
+    async with _slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE)):
+        try:
+            connection: AsyncConnection[DictRow] = await AsyncConnection.connect(
+                conninfo, autocommit=True, connect_timeout=CONNECT_SECONDS, **arguments
+            )
+        except psycopg.Error as error:
+            raise refused(name, where, error) from None
+        try:
+            async with connection:
+                yield connection
+        except psycopg.Error as error:
+            raise failed(name, where, error) from None
 
 
 def _where(conninfo: str) -> dict[str, str]:

@@ -21,6 +21,19 @@ PRODUCT = ("runbook", "tasks", "flows", "deployments")
 EVERY = flows.every()
 
 DEPLOYMENT = {
+    "definitions": {
+        "trigger": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["type", "expect", "match", "parameters"],
+            "properties": {
+                "type": {"const": "event"},
+                "expect": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+                "match": {"type": "object", "required": ["prefect.resource.id"]},
+                "parameters": {"type": "object"},
+            },
+        }
+    },
     "type": "object",
     "additionalProperties": False,
     "required": ["name", "entrypoint", "tags", "parameters", "schedules", "concurrency_limit", "work_pool"],
@@ -53,7 +66,10 @@ DEPLOYMENT = {
             "required": ["limit", "collision_strategy"],
             "properties": {"limit": {"const": 1}, "collision_strategy": {"enum": ["CANCEL_NEW", "ENQUEUE"]}},
         },
-        "work_pool": {"const": {"name": "runbook"}},
+        "work_pool": {
+            "const": {"name": "runbook", "job_variables": {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}}}
+        },
+        "triggers": {"type": "array", "minItems": 1, "items": {"$ref": "#/definitions/trigger"}},
     },
 }
 """The keys prefect.yaml may have here: Prefect ignores a misspelled one in silence."""
@@ -61,7 +77,7 @@ DEPLOYMENT = {
 
 def deployments() -> dict[str, dict[str, Any]]:
     document = yaml.safe_load((ROOT / "prefect.yaml").read_text("utf-8"))
-    assert set(document) == {"name", "prefect-version", "deployments"}
+    assert set(document) == {"name", "prefect-version", "definitions", "deployments"}
     return {one["name"]: one for one in document["deployments"]}
 
 

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, event, text
 
-from runbook import gate, settings
+from runbook import gate, memory, settings
 from runbook.errors import LedgerError
 from runbook.ledger import GRANT_LOCK, Ledger
 from runbook.model import FixState, Mode
@@ -58,7 +58,20 @@ def broken(url: str) -> str:
 def test_a_newer_ledger_is_refused(book: Ledger, ledger_url: str) -> None:
     with book.write() as connection:
         connection.execute(text("UPDATE runbook_version SET version = 99"))
-    assert "has schema 99, this version knows 1. Next: upgrade" in broken(ledger_url)
+    assert "has schema 99, this version knows 2. Next: upgrade" in broken(ledger_url)
+
+
+def test_an_older_ledger_is_brought_up_to_date_and_keeps_what_it_holds(book: Ledger, ledger_url: str) -> None:
+    book.press("stop", "kept")
+    with book.write() as connection:
+        for table in ("memo", "reading", "log_event"):
+            connection.execute(text(f"DROP TABLE {table}"))
+        connection.execute(text("UPDATE runbook_version SET version = 1"))
+    newer = Ledger(ledger_url)
+    memory.remember(newer, "key", {"a": 1})
+    with newer.read() as connection:
+        assert newer.stopped(connection) == "kept"
+    assert memory.recall(Ledger(ledger_url), "key") == {"a": 1}
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""What runbooks remember between runs, in the ledger's database: states, series of readings, events of the app's log.
+
+None of it is evidence; it is pruned by age. Personal data that a detection needs (an IP, a mail address) is kept in
+``log_event.fields`` only, for ``KEEP_HOURS``, and masked wherever it is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from sqlalchemy import Connection, delete, insert, select
+
+from runbook.ledger import Ledger, now_ms
+from runbook.model import Frozen, Json
+from runbook.schema import log_event, memo, reading
+
+KEEP_HOURS = 48
+KEEP_READING_DAYS = 14
+
+
+class LogEvent(Frozen):
+    """One thing the app logged: its name, level (info, warning, error, critical) and the few fields kept of it."""
+
+    name: str
+    at_ms: int
+    level: str
+    fields: Mapping[str, Json]
+
+
+def recall(ledger: Ledger, key: str) -> Json:
+    """What was last remembered under ``key``, or None."""
+    with ledger.read() as connection:
+        return connection.execute(select(memo.c.body).where(memo.c.key == key)).scalar_one_or_none()
+
+
+def remember(ledger: Ledger, key: str, body: Json) -> None:
+    """Keep ``body`` under ``key`` in place of what was there; survives restarts, seen by every process."""
+    with ledger.write() as connection:
+        put(connection, key, body)
+
+
+def put(connection: Connection, key: str, body: Json) -> None:
+    """``remember`` inside a transaction of the caller's."""
+    connection.execute(delete(memo).where(memo.c.key == key))
+    connection.execute(insert(memo).values(key=key, at_ms=now_ms(), body=body))
+
+
+def measure(ledger: Ledger, values: Mapping[str, float]) -> None:
+    """Append one sample of each named reading, now; names carry their unit (``pool_used_share``, ``drift_rows``)."""
+    moment = now_ms()
+    with ledger.write() as connection:
+        for name, value in values.items():
+            connection.execute(insert(reading).values(name=name, at_ms=moment, value=value))
+        connection.execute(delete(reading).where(reading.c.at_ms < moment - KEEP_READING_DAYS * 86_400_000))
+
+
+def series(ledger: Ledger, name: str, since_ms: int) -> list[tuple[int, float]]:
+    """The samples of one reading from ``since_ms`` on, oldest first, as (Unix ms, value)."""
+    rule = select(reading.c.at_ms, reading.c.value).where(reading.c.name == name, reading.c.at_ms >= since_ms)
+    with ledger.read() as connection:
+        return [(row.at_ms, row.value) for row in connection.execute(rule.order_by(reading.c.at_ms))]
+
+
+def events(ledger: Ledger, names: Collection[str], since_ms: int) -> list[LogEvent]:
+    """The app's log events of these names from ``since_ms`` on, oldest first; ``tasks.logs.read_log`` brings them."""
+    rule = select(log_event).where(log_event.c.name.in_(sorted(names)), log_event.c.at_ms >= since_ms)
+    with ledger.read() as connection:
+        rows = connection.execute(rule.order_by(log_event.c.at_ms, log_event.c.seq)).mappings()
+        return [LogEvent.model_validate({name: row[name] for name in LogEvent.model_fields}) for row in rows]
+
+
+def keep(connection: Connection, found: Sequence[LogEvent]) -> None:
+    """Append events of the log, in the transaction that moves the log's cursor; prunes those past ``KEEP_HOURS``."""
+    if found:
+        connection.execute(insert(log_event), [one.model_dump() for one in found])
+    connection.execute(delete(log_event).where(log_event.c.at_ms < now_ms() - KEEP_HOURS * 3_600_000))
