@@ -94,6 +94,14 @@ def test_prefect_yaml_is_spelled_right(name: str) -> None:
     flows.runbook(name).validate_parameters(entry["parameters"])
 
 
+@pytest.mark.parametrize("name", flows.names())
+def test_every_runbook_is_started_by_the_event_that_names_it(name: str) -> None:
+    (trigger,) = deployments()[name]["triggers"]
+    assert trigger["expect"] == ["runbook.wanted"]
+    assert trigger["match"] == {"prefect.resource.id": f"runbook.{name}"}
+    flows.runbook(name).validate_parameters(trigger["parameters"])
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_a_runbook_is_its_docstring(name: str) -> None:
     text = flows.module(name).__doc__ or ""
