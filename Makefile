@@ -26,7 +26,7 @@ down: $(READY)
 	@$(PY) -m demo down
 
 test: $(READY)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY)
 	@$(PY) -m ruff check .
