@@ -28,6 +28,7 @@ from pydantic import Field
 
 from runbook import gate
 from runbook.errors import OutsideError
+from runbook.memory import measure
 from runbook.model import Finding, Mode, Report
 from runbook.permit import Hand
 from runbook.run import Run
@@ -118,6 +119,7 @@ async def _endpoints(run: Run) -> Again:
 
 async def _events(run: Run, event_days: int, skip_minutes: int) -> Again:
     missed = await events.read_undelivered(event_days, skip_minutes)
+    measure(run.ledger, {"undelivered_events": len(missed)})
     run.found(events.detect_undelivered(missed))
     if missed:
         ours = endpoints.of_app(await endpoints.read_endpoints(), endpoints.webhook_url())
@@ -135,6 +137,7 @@ async def _events(run: Run, event_days: int, skip_minutes: int) -> Again:
 
 async def _rows(run: Run, skip_minutes: int) -> Again:
     seen = await reconcile.read_comparison(skip_minutes)
+    measure(run.ledger, {"drift_rows": len(seen.drifts)})
     run.found(reconcile.detect_drift(seen))
     for text in reconcile.notices_of(seen):
         run.notice(text)

@@ -11,19 +11,22 @@ By hand: open the runbook of each row that is not healthy.
 from __future__ import annotations
 
 import asyncio
+import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.artifacts import acreate_table_artifact
+from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 from pydantic import Field
 
 import flows
-from runbook.artifacts import one_line
+from runbook import memory, plot
 from runbook.errors import RunbookError
+from runbook.ledger import ledger, now_ms
 from runbook.mask import mask
 from runbook.model import Mode, Outcome, Report
 from runbook.run import Unsolved
@@ -31,6 +34,8 @@ from runbook.settings import parameter, settings
 
 FIRST = ("pool-exhaustion",)
 """Runbooks whose cure the others need: the app can take no webhook while its database has no slot to give."""
+
+DAY_MS = 86_400_000
 
 Seconds = Annotated[int, Field(ge=5, le=3600)]
 
@@ -48,9 +53,7 @@ async def health_sweep(
     reports = await sweep(flows.names(), mode, each_seconds)
     if FlowRunContext.get() is None:
         return reports
-    await acreate_table_artifact(
-        key="health-sweep", table=[row(one) for one in reports], description="Every runbook, now"
-    )
+    await acreate_markdown_artifact(key="health-sweep", markdown=page(reports), description="Every runbook, now")
     worst = max((one.exit_code for one in reports if not one.not_configured), default=2)
     lines = "; ".join(f"{one.runbook} {one.outcome}" for one in reports)
     if worst in {0, 3}:
@@ -97,13 +100,26 @@ def _lost(name: str, mode: Mode, reason: str) -> Report:
     return Report(id="", runbook=name, mode=lowered, outcome=Outcome.refused, reason=reason)
 
 
-def row(report: Report) -> dict[str, str]:
-    """One runbook as a person reads it in a table."""
+def page(reports: Sequence[Report]) -> str:
+    """Every runbook in one line each, the sick first, and how the readings went over the last day."""
+    sick_first = sorted(reports, key=lambda one: (one.not_configured, one.exit_code == 0))
+    lines = ["| runbook | state | finding | fixes | ledger |", "|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row(one))} |" for one in sick_first]
+    book, since = ledger(), now_ms() - DAY_MS
+    names = [name for name in memory.names(book, since) if re.fullmatch(r"[a-z_]+", name)]
+    if names:
+        drawn = plot.trends({name: memory.series(book, name, since) for name in names})
+        lines += ["", "The last 24 hours:", "", plot.as_image(drawn)]
+    return str(mask("\n".join(lines)))
+
+
+def row(report: Report) -> tuple[str, ...]:
+    """One runbook as a person reads it: name, state, what was found, what was done, where it stands written."""
     first = report.findings[0] if report.findings else None
-    return {
-        "runbook": report.runbook,
-        "state": "not configured" if report.not_configured else report.outcome.value,
-        "finding": f"{first.subject}: {first.detail}" if first else report.reason,
-        "fixes": one_line(report),
-        "ledger": report.id,
-    }
+    more = f" (and {len(report.findings) - 1} more)" if len(report.findings) > 1 else ""
+    state = "not configured" if report.not_configured else report.outcome.value
+    mark = {"healthy": "🟢", "fixed": "🔧", "not configured": "⚪", "observed": "🟡", "refused": "🟡"}.get(state, "🔴")
+    found = f"{first.subject}: {first.detail}{more}" if first else report.reason
+    counts = Counter(fix.state.value for fix in report.fixes)
+    fixes = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return (report.runbook, f"{mark} {state}", found, fixes, f"`{report.id}`" if report.id else "")

@@ -31,6 +31,7 @@ from pydantic import Field
 
 from runbook import gate
 from runbook.errors import OutsideError
+from runbook.memory import measure
 from runbook.model import Finding, Fix, Json, Mode, Report, Risk, Share
 from runbook.permit import Hand
 from runbook.run import Run
@@ -82,6 +83,7 @@ async def pool_exhaustion(
         await run.settle(HANDS)
         began = datetime.now(UTC) - LOG_AGE
         pool = await look(run, began)
+        measure(run.ledger, {"pool_used_share": pool.server.share})
         findings = detect(pool, bounds)
         tell(run, notices(pool, bounds))
         if findings:

@@ -61,6 +61,14 @@ def series(ledger: Ledger, name: str, since_ms: int) -> list[tuple[int, float]]:
         return [(row.at_ms, row.value) for row in connection.execute(rule.order_by(reading.c.at_ms))]
 
 
+def names(ledger: Ledger, since_ms: int) -> list[str]:
+    """Every reading that has a sample from ``since_ms`` on."""
+    with ledger.read() as connection:
+        return sorted(
+            connection.execute(select(reading.c.name).where(reading.c.at_ms >= since_ms).distinct()).scalars()
+        )
+
+
 def events(ledger: Ledger, names: Collection[str], since_ms: int) -> list[LogEvent]:
     """The app's log events of these names from ``since_ms`` on, oldest first; ``tasks.logs.read_log`` brings them."""
     rule = select(log_event).where(log_event.c.name.in_(sorted(names)), log_event.c.at_ms >= since_ms)

@@ -1,0 +1,66 @@
+"""Trends as one small SVG: a panel for each reading, drawn to be read at a glance on Prefect's dark and light pages."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+
+Samples = Sequence[tuple[int, float]]
+"""(Unix ms, value), oldest first."""
+
+WIDTH, HEIGHT, COLUMNS, PAD = 300, 110, 3, 14
+TOP, BOTTOM = 44, 12
+POINTS = 120
+
+
+def trends(panels: Mapping[str, Samples]) -> str:
+    """An SVG with one panel a reading, titled by its name, with its last value and its range; no panel, no drawing."""
+    rows = -(-len(panels) // COLUMNS)
+    width, height = WIDTH * min(len(panels), COLUMNS), HEIGHT * rows
+    drawn = [_panel(at, name, samples) for at, (name, samples) in enumerate(panels.items())]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="sans-serif">{"".join(drawn)}</svg>'
+    )
+
+
+def as_image(svg: str) -> str:
+    """The drawing as a Markdown image that needs no server of its own."""
+    return f"![trends](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
+
+
+def _panel(at: int, name: str, samples: Samples) -> str:
+    x, y = at % COLUMNS * WIDTH, at // COLUMNS * HEIGHT
+    low, high = min(value for _at, value in samples), max(value for _at, value in samples)
+    return (
+        f'<g transform="translate({x},{y})">'
+        f'<rect x="4" y="4" width="{WIDTH - 8}" height="{HEIGHT - 8}" rx="6" fill="#8881" stroke="#8886"/>'
+        f'<text x="{PAD}" y="22" font-size="12" fill="#888">{escape(name)}</text>'
+        f'<text x="{PAD}" y="38" font-size="10" fill="#888">{_short(low)} to {_short(high)}</text>'
+        f'<text x="{WIDTH - PAD}" y="24" font-size="14" fill="#38a169" text-anchor="end">{_short(samples[-1][1])}</text>'
+        f'<polyline points="{_line(_thin(samples), low, high)}" fill="none" stroke="#38a169" stroke-width="2"/></g>'
+    )
+
+
+def _line(samples: Samples, low: float, high: float) -> str:
+    first, last = samples[0][0], samples[-1][0]
+    wide, tall = WIDTH - 2 * PAD, HEIGHT - TOP - BOTTOM - 4
+
+    def point(at: int, value: float) -> str:
+        right = (at - first) / (last - first) if last > first else 1.0
+        up = (value - low) / (high - low) if high > low else 0.5
+        return f"{PAD + right * wide:.1f},{TOP + (1 - up) * tall:.1f}"
+
+    # One sample is a dot's worth of line, so that it is seen at all.
+    return " ".join([point(*one) for one in samples] if last > first else [f"{PAD},70", point(*samples[0])])
+
+
+def _thin(samples: Samples) -> Samples:
+    """At most ``POINTS`` samples: the highest of each stretch, so that no spike is lost."""
+    step = -(-len(samples) // POINTS)
+    return [max(samples[i : i + step], key=lambda one: one[1]) for i in range(0, len(samples), step)]
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 10_000 else f"{value:,.0f}"
