@@ -33,12 +33,13 @@ def as_image(svg: str) -> str:
 def _panel(at: int, name: str, samples: Samples) -> str:
     x, y = at % COLUMNS * WIDTH, at // COLUMNS * HEIGHT
     low, high = min(value for _at, value in samples), max(value for _at, value in samples)
+    last = f'x="{WIDTH - PAD}" y="24" font-size="14" fill="#38a169" text-anchor="end"'
     return (
         f'<g transform="translate({x},{y})">'
         f'<rect x="4" y="4" width="{WIDTH - 8}" height="{HEIGHT - 8}" rx="6" fill="#8881" stroke="#8886"/>'
         f'<text x="{PAD}" y="22" font-size="12" fill="#888">{escape(name)}</text>'
         f'<text x="{PAD}" y="38" font-size="10" fill="#888">{_short(low)} to {_short(high)}</text>'
-        f'<text x="{WIDTH - PAD}" y="24" font-size="14" fill="#38a169" text-anchor="end">{_short(samples[-1][1])}</text>'
+        f"<text {last}>{_short(samples[-1][1])}</text>"
         f'<polyline points="{_line(_thin(samples), low, high)}" fill="none" stroke="#38a169" stroke-width="2"/></g>'
     )
 
