@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import socket
 import threading
 import time
@@ -18,9 +19,10 @@ class Served:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off", http="h11")
+        config = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="auto", http="h11")
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
+        run = contextvars.copy_context().run  # Prefect keeps its settings in the context
+        self._thread = threading.Thread(target=run, args=(self._server.run, [self._socket]), daemon=True)
 
     def start(self) -> None:
         """Return when the port answers."""

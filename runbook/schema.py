@@ -124,6 +124,19 @@ log_event = Table(
     Index("log_event_name_at", "name", "at_ms"),
 )
 
+# Webhooks as they came: received, then handled once Prefect has taken them as events.
+hook = Table(
+    "hook",
+    meta,
+    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("id", String(200), nullable=False, unique=True),
+    Column("event", String(200), nullable=False),
+    Column("resource", String(200), nullable=False),
+    Column("payload", JSON, nullable=False),
+    Column("received_at_ms", BigInteger, nullable=False),
+    Column("handled_at_ms", BigInteger, index=True),
+)
+
 
 def migrate(engine: Engine) -> None:
     """Bring the ledger to this version's tables; refuse one that a newer version of this product wrote."""

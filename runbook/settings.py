@@ -101,6 +101,17 @@ class Settings(BaseSettings):
     pagerduty_routing_key: SecretStr | None = None
     slack_webhook_url: SecretStr | None = None
 
+    ingress_host: str = "127.0.0.1"
+    ingress_port: int = Field(8787, ge=1, le=65535)
+    ingress_stripe_secret: SecretStr | None = None
+    ingress_sentry_secret: SecretStr | None = None
+    ingress_sendgrid_public_key: SecretStr | None = None
+    ingress_pagerduty_secret: SecretStr | None = None
+    ingress_alertmanager_token: SecretStr | None = None
+    ingress_vercel_secret: SecretStr | None = None
+    ingress_app_token: SecretStr | None = None
+    ingress_generic_secret: SecretStr | None = None
+
     runbook_mode: Mode = Mode.observe
     runbook_ledger_url: SecretStr = SecretStr("")
     runbook_profile: Path | None = None

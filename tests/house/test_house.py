@@ -17,7 +17,7 @@ from runbook.permit import Hand
 from runbook.step import Step
 
 ROOT = Path(__file__).resolve().parents[2]
-PRODUCT = ("runbook", "tasks", "flows", "deployments")
+PRODUCT = ("runbook", "tasks", "flows", "ingress", "deployments")
 EVERY = flows.every()
 
 DEPLOYMENT = {

@@ -1,0 +1,28 @@
+"""``python -m ingress``: the receiver as a process of its own."""
+
+from __future__ import annotations
+
+import sys
+
+import uvicorn
+
+from ingress.app import create
+from runbook.errors import RunbookError
+from runbook.ledger import ledger
+from runbook.settings import settings
+
+
+def main() -> int:
+    """Serve until a signal; a bad setting is one line and exit 2."""
+    try:
+        known = settings()
+        ledger()
+    except RunbookError as error:
+        sys.stderr.write(f"runbook ingress: {error}\n")
+        return 2
+    uvicorn.run(create(), host=known.ingress_host, port=known.ingress_port, access_log=False, log_level="warning")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

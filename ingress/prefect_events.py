@@ -1,0 +1,90 @@
+"""Tells Prefect of every stored hook, in order, as often as it takes; the event's id is always the same."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL
+
+from ingress.providers import Hook
+from ingress.store import Store
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 200
+RETRY_SECONDS = (0.2, 0.5, 1, 2, 5, 10)
+IDS = uuid.UUID("7b1f5c1e-3a52-4c4e-9d0e-2f6f3a1c9b11")
+"""The namespace of our event ids: the same hook is the same event, however often it is told."""
+
+Pending = tuple[int, Hook, int]
+"""Its number in the store, the hook, and when it was received in Unix ms."""
+
+
+class Teller:
+    """Delivers what the store holds; ``wake`` says that there is something new."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Deliver for ever; ends by cancellation only."""
+        failures = 0
+        while True:
+            try:
+                await self._deliver()
+                failures = 0
+            except Exception as error:  # noqa: BLE001 - whatever fails, the hooks are stored and told again
+                wait = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
+                log.warning("Prefect has not taken the events (%s); again in %s s", type(error).__name__, wait)
+                failures += 1
+                await asyncio.sleep(wait)
+
+    async def _deliver(self) -> None:
+        if not PREFECT_API_URL.value():  # without it Prefect's client would start a server of its own
+            raise httpx.ConnectError("PREFECT_API_URL is not set")
+        async with get_client() as client:
+            while True:
+                self.wake.clear()
+                if not await self.tell(client._client):
+                    await self.wake.wait()
+
+    async def tell(self, http: httpx.AsyncClient) -> bool:
+        """Deliver one batch; True when there may be more."""
+        batch = await asyncio.to_thread(self._store.pending, AT_ONCE)
+        if not batch:
+            return False
+        if not await _taken(http, batch):
+            for one in batch:  # one of them is what Prefect will never take: it must not hold up the others
+                if not await _taken(http, [one]):
+                    log.error("Prefect refuses %s as an event; it is kept in the ledger only", one[1].id)
+        await asyncio.to_thread(self._store.handled, [number for number, _, _ in batch])
+        return True
+
+
+async def _taken(http: httpx.AsyncClient, batch: Sequence[Pending]) -> bool:
+    try:
+        await http.post("/events", json=[as_event(hook, at_ms) for _, hook, at_ms in batch])
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+            return False
+        raise
+    return True
+
+
+def as_event(hook: Hook, received_at_ms: int) -> dict[str, object]:
+    """The Prefect event of one hook."""
+    return {
+        "id": str(uuid.uuid5(IDS, hook.id)),
+        "occurred": datetime.fromtimestamp(received_at_ms / 1000, UTC).isoformat(),
+        "event": hook.event,
+        "resource": {"prefect.resource.id": hook.resource},
+        "related": [],
+        "payload": dict(hook.payload),
+    }

@@ -1,0 +1,111 @@
+"""Where hooks wait: written before the sender is answered, marked when Prefect has them, dropped when seen before."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ingress.providers import Hook
+from runbook.errors import RunbookError
+from runbook.ledger import Ledger, now_ms
+from runbook.schema import hook
+
+AT_ONCE = 500
+"""Deliveries that share one transaction: the disk is asked once for all that came meanwhile."""
+
+KEEP_DAYS = 30
+"""How long a handled hook is remembered, so that a late double is still one. Stripe delivers for three days."""
+
+Waiting = tuple[Sequence[Hook], asyncio.AbstractEventLoop, "asyncio.Future[int]"]
+
+
+class Store:
+    """Keeps hooks in the ledger's database; one thread writes for every request at once."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, name="ingress-store", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._writer.start()
+
+    def stop(self) -> None:
+        """Write what is waiting and end."""
+        self._queue.put(None)
+        self._writer.join()
+
+    async def keep(self, hooks: Sequence[Hook]) -> int:
+        """Return how many of ``hooks`` are new, once they are safely on the disk; raises ``LedgerError``."""
+        loop = asyncio.get_running_loop()
+        kept: asyncio.Future[int] = loop.create_future()
+        self._queue.put((hooks, loop, kept))
+        return await kept
+
+    def _write(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch: list[Waiting] = [first]
+            while len(batch) < AT_ONCE and not self._queue.empty():
+                following = self._queue.get()
+                if following is None:
+                    self._queue.put(None)
+                    break
+                batch.append(following)
+            self._write_batch(batch)
+
+    def _write_batch(self, batch: Sequence[Waiting]) -> None:
+        try:
+            with self._ledger.write() as connection:
+                counts = [sum(_insert(connection, one) for one in hooks) for hooks, _, _ in batch]
+        except RunbookError as error:
+            for _, loop, kept in batch:
+                loop.call_soon_threadsafe(_fail, kept, error)
+            return
+        for (_, loop, kept), count in zip(batch, counts, strict=True):
+            loop.call_soon_threadsafe(_done, kept, count)
+
+    def pending(self, limit: int) -> list[tuple[int, Hook, int]]:
+        """The oldest hooks Prefect does not have yet, as (number, hook, received in Unix ms)."""
+        rule = select(hook).where(hook.c.handled_at_ms.is_(None)).order_by(hook.c.seq).limit(limit)
+        with self._ledger.read() as connection:
+            rows = connection.execute(rule).mappings()
+            return [(row["seq"], _as_hook(dict(row)), row["received_at_ms"]) for row in rows]
+
+    def backlog(self) -> int:
+        """How many hooks Prefect does not have yet."""
+        with self._ledger.read() as connection:
+            rule = select(func.count()).select_from(hook).where(hook.c.handled_at_ms.is_(None))
+            return int(connection.execute(rule).scalar_one())
+
+    def handled(self, numbers: Sequence[int]) -> None:
+        """Mark hooks that Prefect has taken, and forget those handled long ago."""
+        with self._ledger.write() as connection:
+            connection.execute(update(hook).where(hook.c.seq.in_(numbers)).values(handled_at_ms=now_ms()))
+            old = now_ms() - KEEP_DAYS * 86_400_000
+            connection.execute(delete(hook).where(hook.c.handled_at_ms < old))
+
+
+def _insert(connection: Connection, one: Hook) -> int:
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    values = one.model_dump() | {"payload": dict(one.payload), "received_at_ms": now_ms()}
+    return connection.execute(insert(hook).values(**values).on_conflict_do_nothing(index_elements=["id"])).rowcount
+
+
+def _as_hook(row: dict[str, object]) -> Hook:
+    return Hook.model_validate({name: row[name] for name in Hook.model_fields})
+
+
+def _done(kept: asyncio.Future[int], count: int) -> None:
+    if not kept.done():  # the sender may have hung up meanwhile
+        kept.set_result(count)
+
+
+def _fail(kept: asyncio.Future[int], error: RunbookError) -> None:
+    if not kept.done():
+        kept.set_exception(error)
