@@ -39,6 +39,7 @@ docs: $(READY)
 	@$(PY) -m docs.generate
 
 bench: $(READY)
+	@$(PY) -m benchmarks.logs
 	@$(PY) -m benchmarks.reconcile
 
 clean:

@@ -13,7 +13,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +21,7 @@ from sqlalchemy import select
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
 from demo.faults import Broken
+from demo.signals import interrupt
 from demo.stack import ROOT, Stack
 from runbook.ledger import Ledger, now_ms
 from runbook.schema import entry, fix, run
@@ -179,14 +179,14 @@ def _explain(stack: Stack) -> None:
 
 def serve() -> int:
     """The stack of ``make up``, until a signal ends it."""
-    with Stack(say) as stack:
+    with Stack(say, events=True) as stack:
         Api(stack.prefect.url).pause_schedules()
         with stack.step("breaking things"):
             broken = Broken(stack, with_payment=True)
         env = stack.env() | {"PREFECT_API_URL": f"{stack.prefect.url}/api"}
         lines = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in env.items())
         (ROOT / ".demo" / "env").write_text(lines)
-        STATE.write_text(json.dumps({"pid": os.getpid(), "ui": stack.prefect.url}))
+        STATE.write_text(json.dumps({"pid": os.getpid(), "ui": stack.prefect.url, "hooks": stack.hooks_url}))
         try:
             signal.sigwait({signal.SIGTERM, signal.SIGINT})
         finally:
@@ -217,7 +217,8 @@ def up() -> int:
             say(f"It did not start. Next: read {log.relative_to(ROOT)}")
             return 1
         time.sleep(0.3)
-    url = json.loads(STATE.read_text())["ui"]
+    state = json.loads(STATE.read_text())
+    url, hooks = state["ui"], state["hooks"]
     say(f"""
 The Prefect UI:  {url}
 
@@ -225,6 +226,9 @@ Things are broken now: the app's connections are all taken, its webhook endpoint
   1. Deployments → health-sweep → Run → Quick run. Watch the run, then open its Artifacts.
   2. Deployments → failed-payments → Run → Custom run, mode approve. It suspends: Resume shows the plan and a form.
   3. In a terminal:  . .demo/env && .venv/bin/runbook ledger
+  4. An alert that comes in starts its runbook at once:
+     . .demo/env && curl {hooks}/hooks/alertmanager -H "Authorization: Bearer $INGRESS_ALERTMANAGER_TOKEN" \\
+       -d '{{"alerts": [{{"status": "firing", "labels": {{"alertname": "slow", "runbook": "pool-exhaustion"}}}}]}}'
 Schedules are paused here, so that nothing is mended before you look; switch them on in each deployment.
 make down ends everything.""")
     return 0
@@ -256,10 +260,6 @@ def down() -> int:
     return 1
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """The exit code of the named command."""
     commands = {"": demo, "demo": demo, "up": up, "down": down, "serve": serve}
@@ -270,7 +270,8 @@ def main() -> int:
     if name == "serve":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     else:
-        signal.signal(signal.SIGTERM, _interrupt)
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, interrupt)
     try:
         return commands[name]()
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Keeps Ctrl-C from falling between starting a process and noting that it was started."""
+"""Keeps Ctrl-C from falling between starting a process and noting that it was started, and from being lost."""
 
 from __future__ import annotations
 
@@ -8,6 +8,20 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+_asked = threading.Event()
+
+
+def interrupt(_number: int, _frame: FrameType | None) -> None:
+    """The handler of SIGINT and SIGTERM."""
+    _asked.set()
+    raise KeyboardInterrupt
+
+
+def check() -> None:
+    """Raise again what was lost: Python drops an exception that is raised while it collects garbage."""
+    if _asked.is_set():
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -16,16 +16,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+import psycopg
+
 from demo.app import App
 from demo.postgres import Postgres
 from demo.seed import seed
-from demo.signals import uninterrupted
+from demo.signals import check, uninterrupted
 from demo.stripe_server import StripeServer
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 WEBHOOK_SECRET = "whsec_demo_0123456789abcdef"
 STRIPE_KEY = "sk_test_demo_0123456789abcdef"
+HOOKS_TOKEN = "demo-token-0123456789"
 POOL = "runbook"
 
 # What hangs for seconds here would hang for minutes in production: a demo has no minutes.
@@ -77,16 +80,9 @@ class Prefect:
 
     def start_server(self) -> None:
         """Start the server and return when its API answers."""
-        self._spawn("server", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            with contextlib.suppress(urllib.error.URLError, OSError):
-                urllib.request.urlopen(f"{self.url}/api/health", timeout=2)
-                return
-            if self._processes[0].poll() is not None:
-                break
-            time.sleep(0.2)
-        raise RuntimeError(f"the Prefect server did not start; see {self.folder}/server.log")
+        words = ("server", "start", "--host", "127.0.0.1", "--port", str(self.port))
+        server = self.spawn("server", str(BIN / "prefect"), *words)
+        wait_for(f"{self.url}/api/health", server, f"the Prefect server did not start; see {self.folder}/server.log")
 
     def deploy(self) -> None:
         """Make the work pool and deploy all of prefect.yaml, as README says it."""
@@ -96,24 +92,26 @@ class Prefect:
 
     def start_worker(self) -> None:
         """Start a process worker on the pool."""
-        self._spawn("worker", "worker", "start", "--pool", POOL, "--name", "demo")
+        self.spawn("worker", str(BIN / "prefect"), "worker", "start", "--pool", POOL, "--name", "demo")
 
-    def _spawn(self, name: str, *words: str) -> None:
+    def spawn(self, name: str, *words: str) -> subprocess.Popen[bytes]:
+        """Start a program that knows this server and is ended with it; it writes ``name.log``."""
         with (self.folder / f"{name}.log").open("ab") as log, uninterrupted():
-            self._processes.append(
-                subprocess.Popen(
-                    [str(BIN / "prefect"), *words],
-                    env=self.env,
-                    cwd=ROOT,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+            process = subprocess.Popen(
+                words,
+                env=self.env,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
+            self._processes.append(process)
+        return process
 
     def check(self) -> None:
-        """Raise when the server or the worker has ended by itself."""
+        """Raise when the server or the worker has ended by itself, or when all shall end."""
+        check()
         for process in self._processes:
             if process.poll() is not None:
                 raise RuntimeError(f"{process.args!r} ended with {process.returncode}; see {self.folder}/*.log")
@@ -124,6 +122,17 @@ class Prefect:
             for process in reversed(self._processes):
                 _end(process)
             self._processes.clear()
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], otherwise: str) -> None:
+    """Return when ``url`` answers; raise ``otherwise`` when its process has ended or two minutes have passed."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            urllib.request.urlopen(url, timeout=2)
+            return
+        time.sleep(0.2)
+    raise RuntimeError(otherwise)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -138,10 +147,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 class Stack:
-    """``with Stack(say)``: everything up and seeded on entry, everything gone on exit."""
+    """``with Stack(say)``: everything up and seeded on entry, everything gone on exit.
 
-    def __init__(self, say: Say, folder: Path | None = None) -> None:
-        self.say = say
+    ``events`` adds the receiver of webhooks and the responder, and gives the Prefect server a PostgreSQL of its own:
+    on SQLite it stalls when events come in quick succession.
+    """
+
+    def __init__(self, say: Say, folder: Path | None = None, *, events: bool = False) -> None:
+        self.say, self.events = say, events
         self._exit = contextlib.ExitStack()
         made = tempfile.TemporaryDirectory(prefix="runbook-demo-", ignore_cleanup_errors=True)
         self.folder = folder or Path(self._exit.enter_context(made))
@@ -170,21 +183,56 @@ class Stack:
                 App(self.postgres.url(user="app"), WEBHOOK_SECRET, log_path=self.folder / "app.log")
             )
             self.stripe.store.add_endpoint(f"{self.app.url}/api/subscription/webhook")
+        self.hooks_port = free_port()
+        self.hooks_url = f"http://127.0.0.1:{self.hooks_port}"
         (self.folder / "runbook.toml").write_text(PROFILE)
         self.prefect = Prefect(self.folder, self.env())
         self._exit.callback(self.prefect.stop)
         with self.step("Prefect server"):
+            if self.events:
+                self.prefect.env["PREFECT_API_DATABASE_CONNECTION_URL"] = self._prefect_database()
             self.prefect.start_server()
         with self.step("deployments from prefect.yaml, and a worker"):
             self.prefect.deploy()
             self.prefect.start_worker()
+        if self.events:
+            with self.step("receiver of webhooks, and the responder to events"):
+                self.responder, self.ingress = self.start_responder(), self.start_ingress()
+
+    def _prefect_database(self) -> str:
+        server = self._exit.enter_context(Postgres())
+        with psycopg.connect(server.url(), autocommit=True) as owner:
+            owner.execute("CREATE DATABASE prefect")
+        with psycopg.connect(server.url("prefect"), autocommit=True) as owner:
+            owner.execute("CREATE EXTENSION pg_trgm")
+        return server.url("prefect").replace("postgresql://", "postgresql+asyncpg://")
+
+    def start_ingress(self) -> subprocess.Popen[bytes]:
+        """Start the receiver at ``hooks_url`` and return when it answers."""
+        process = self.prefect.spawn("ingress", sys.executable, "-m", "ingress")
+        wait_for(f"{self.hooks_url}/healthz", process, f"the receiver did not start; see {self.folder}/ingress.log")
+        return process
+
+    def start_responder(self) -> subprocess.Popen[bytes]:
+        """Start the responder and return when it hears events."""
+        log = self.folder / "responder.log"
+        heard = log.read_text().count("ready:") if log.exists() else 0
+        process = self.prefect.spawn("responder", sys.executable, "-m", "deployments.responder")
+        deadline = time.monotonic() + 60
+        while log.read_text().count("ready:") == heard:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the responder did not start; see {log}")
+            time.sleep(0.1)
+        return process
 
     @contextlib.contextmanager
     def step(self, what: str) -> Iterator[None]:
         """Say what is being done and how long it took."""
         began = time.monotonic()
         self.say(f"  … {what}")
+        check()
         yield
+        check()
         self.say(f"  ✓ {what}  {time.monotonic() - began:.1f} s")
 
     def env(self) -> dict[str, str]:
@@ -196,6 +244,8 @@ class Stack:
             "STRIPE_API_BASE": self.stripe.url,
             "APP_URL": self.app.url,
             "APP_LOG": str(self.app.log_path),
+            "INGRESS_PORT": str(self.hooks_port),
+            "INGRESS_ALERTMANAGER_TOKEN": HOOKS_TOKEN,
             "RUNBOOK_LEDGER_URL": f"sqlite:///{self.folder}/ledger.db",
             "RUNBOOK_MODE": "auto",
             "RUNBOOK_HOME": str(self.folder),

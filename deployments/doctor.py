@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
@@ -174,8 +175,15 @@ def _switch(id_: str, *, enabled: bool) -> Check:
 
 
 async def _log() -> list[Check]:
-    settings().need("APP_LOG")
+    if not settings().has_app_log:
+        settings().need("APP_LOG")
     checks = []
+    if settings().app_log_command:
+        program = settings().app_log_command.split()[0]
+        found = shutil.which(program)
+        step = "" if found else "correct APP_LOG_COMMAND"
+        seen = "found" if found else "not found"
+        checks.append(Check(name=f"app log by {program}", state="ok" if found else "bad", seen=seen, next_step=step))
     for path in settings().app_log:
         well = os.access(path, os.R_OK)
         step = "" if well else "correct APP_LOG or let this user read the file"

@@ -122,7 +122,7 @@ async def look(run: Run, since: datetime) -> Pool:
     others: dict[str, Callable[[], Awaitable[object]]] = {}
     if settings().pgbouncer_url:
         others["waiting"] = read_pgbouncer
-    if settings().app_log:
+    if settings().has_app_log:
         others["refusals"] = partial(read_refusals, since)
     for name, read in others.items():
         try:

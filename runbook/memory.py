@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from runbook.ledger import Ledger, now_ms
 from runbook.model import Frozen, Json
@@ -43,6 +44,21 @@ def put(connection: Connection, key: str, body: Json) -> None:
     """``remember`` inside a transaction of the caller's."""
     connection.execute(delete(memo).where(memo.c.key == key))
     connection.execute(insert(memo).values(key=key, at_ms=now_ms(), body=body))
+
+
+def swap(connection: Connection, key: str, was: Json, body: Json) -> bool:
+    """``put``, only while ``was`` is what is remembered (None: nothing); False when somebody else was first."""
+    if connection.execute(select(memo.c.body).where(memo.c.key == key).with_for_update()).scalar_one_or_none() != was:
+        return False
+    if was is not None:
+        connection.execute(update(memo).where(memo.c.key == key).values(at_ms=now_ms(), body=body))
+        return True
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(memo).values(key=key, at_ms=now_ms(), body=body))
+    except IntegrityError:
+        return False
+    return True
 
 
 def measure(ledger: Ledger, values: Mapping[str, float]) -> None:
@@ -80,5 +96,6 @@ def events(ledger: Ledger, names: Collection[str], since_ms: int) -> list[LogEve
 def keep(connection: Connection, found: Sequence[LogEvent]) -> None:
     """Append events of the log, in the transaction that moves the log's cursor; prunes those past ``KEEP_HOURS``."""
     if found:
-        connection.execute(insert(log_event), [one.model_dump() for one in found])
+        rows = [{"name": one.name, "at_ms": one.at_ms, "level": one.level, "fields": one.fields} for one in found]
+        connection.execute(insert(log_event), rows)
     connection.execute(delete(log_event).where(log_event.c.at_ms < now_ms() - KEEP_HOURS * 3_600_000))

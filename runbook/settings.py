@@ -80,6 +80,7 @@ class Settings(BaseSettings):
     stripe_api_base: str = "https://api.stripe.com"
     app_url: str | None = None
     app_log: Annotated[tuple[Path, ...], NoDecode] = ()
+    app_log_command: str = ""
     admin_secret: SecretStr | None = None
     nextauth_url: str | None = None
     nextauth_secret: SecretStr | None = None
@@ -187,6 +188,11 @@ class Settings(BaseSettings):
         # The pairs stay as they are written: decoding and encoding again would turn a space into a plus.
         kept = [pair for pair in parts.query.split("&") if pair.partition("=")[0] not in PRISMA_ONLY]
         return urlunsplit(parts._replace(query="&".join(kept)))
+
+    @property
+    def has_app_log(self) -> bool:
+        """True when there is a log to read: files, or a command that prints it."""
+        return bool(self.app_log or self.app_log_command)
 
     def monitor_setting(self) -> str:
         """The setting the runbooks watch the database with: their own role's where there is one."""

@@ -288,35 +288,6 @@ def test_a_page_is_full_or_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # -- the app's log --------------------------------------------------------------------------------------------------
 
-OLD, NEW = "2026-01-02T03:00:00.000Z", "2026-01-02T05:00:00.000Z"
-SINCE = 1_767_326_400.0  # 2026-01-02T04:00:00Z
-
-
-def block(name: str, at: str) -> list[str]:
-    return [f"[AUDIT-WARNING] {name} {{", f"  timestamp: '{at}',", f"  action: '{name}',", "}"]
-
-
-def line(name: str, at: str) -> str:
-    return json.dumps({"level": "warn", "time": at, "msg": name})
-
-
-@pytest.mark.parametrize(
-    ("lines", "counted"),
-    [
-        ([line("webhook_handler_error", NEW)], {"webhook_handler_error": 1}),
-        ([line("webhook_handler_error", OLD)], {}),
-        (block("webhook_verification_failed", NEW), {"webhook_verification_failed": 1}),
-        (block("webhook_verification_failed", OLD), {}),
-        ([line("webhook_handler_error", NEW), *block("webhook_handler_error", NEW)], {"webhook_handler_error": 1}),
-        ([line("sendgrid_notification_failed", NEW), *block("rate_limit_exceeded", NEW)], {}),
-        (["{broken webhook_handler_error", "[AUDIT] webhook_handler_error {"], {}),
-        (['{"msg": "webhook_handler_error"}', '{"msg": "webhook_handler_error", "time": 7}'], {}),
-        ([f"prose about webhook_handler_error at {NEW}"], {}),
-    ],
-)
-def test_only_recent_errors_count_and_doubles_count_once(lines: list[str], counted: dict[str, int]) -> None:
-    assert dict(webhook_log.count(lines, SINCE)) == counted
-
 
 def test_every_logged_error_tells_a_person_what_to_do() -> None:
     found = webhook_log.detect_webhook_errors(dict.fromkeys(webhook_log.BY_HAND, 1))

@@ -1,0 +1,134 @@
+"""A signed webhook starts its runbook at once and once, whoever dies meanwhile: responder, receiver or nobody."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from demo.__main__ import Api
+from demo.stack import HOOKS_TOKEN, Stack
+from tests.e2e.test_prefect import until
+
+pytestmark = pytest.mark.prefect
+ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+SETTLE_SECONDS = 5
+"""By when a worker has begun what a responder left."""
+
+
+class Listening:
+    """A stack with receiver and responder; ``post`` sends an alert, ``runs`` are those it started."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack, self.api = stack, Api(stack.prefect.url)
+        self.api.pause_schedules()
+        self.responder, self.ingress = stack.responder, stack.ingress
+
+    def post(self, key: str = "") -> None:
+        """One alert that names pool-exhaustion; the same key is the same alert."""
+        alert = {"status": "firing", "labels": {"alertname": "slow", "runbook": "pool-exhaustion"}}
+        body = json.dumps({"alerts": [alert | {"startsAt": key or str(uuid.uuid4())}]}).encode()
+        headers = {"Authorization": f"Bearer {HOOKS_TOKEN}", "Content-Type": "application/json"}
+        urllib.request.urlopen(
+            urllib.request.Request(f"{self.stack.hooks_url}/hooks/alertmanager", body, headers), timeout=5
+        )
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Every run that exists, the oldest first."""
+        found: list[dict[str, Any]] = self.api.call("POST", "/flow_runs/filter", {})
+        return sorted(found, key=lambda run: str(run["created"]))
+
+    def ended(self, count: int) -> list[dict[str, Any]]:
+        """The runs, once this many have ended."""
+
+        def look() -> list[dict[str, Any]] | None:
+            done = [one for one in self.runs() if one["state"]["type"] in ENDED]
+            return done if len(done) >= count else None
+
+        found: list[dict[str, Any]] = until(look, f"{count} runs that ended")
+        return found
+
+
+@pytest.fixture(scope="module")
+def listening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
+    with Stack(lambda _text: None, tmp_path_factory.mktemp("events"), events=True) as stack:
+        yield Listening(stack)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+
+
+def by_responder(run: dict[str, Any]) -> bool:
+    """A worker notes the process it has started for a run."""
+    return run["infrastructure_pid"] is None
+
+
+def test_a_webhook_is_one_run_and_doubles_are_none(listening: Listening) -> None:
+    before = len(listening.runs())
+    for _ in range(20):
+        listening.post("the same")
+    (run,) = listening.ended(before + 1)[before:]
+    assert run["state"]["name"] == "Healthy"
+    assert run["deployment_id"]
+    time.sleep(SETTLE_SECONDS)
+    assert len(listening.runs()) == before + 1
+
+
+def test_a_warm_process_runs_it(listening: Listening) -> None:
+    seen = []
+    for _ in range(5):
+        before = len(listening.runs())
+        listening.post()
+        seen += listening.ended(before + 1)[before:]
+    assert len(seen) == 5
+    assert any(by_responder(run) for run in seen)
+
+
+def test_a_burst_ends_with_a_run_that_began_after_it(listening: Listening) -> None:
+    before = len(listening.runs())
+    for _ in range(8):
+        listening.post()
+    last = datetime.now(UTC)
+    runs = listening.ended(before + 8)[before:]
+    assert {run["state"]["name"] for run in runs} <= {"Healthy", "Cancelled"}
+    begun = [datetime.fromisoformat(run["start_time"]) for run in runs if run["state"]["name"] == "Healthy"]
+    assert max(begun) > last - timedelta(milliseconds=200)
+
+
+def test_a_receiver_that_was_killed_tells_what_it_had_stored(listening: Listening) -> None:
+    before = len(listening.runs())
+    known = listening.stack.prefect.env["PREFECT_API_URL"]
+    listening.stack.prefect.env["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
+    kill(listening.ingress)
+    listening.ingress = listening.stack.start_ingress()  # one that cannot reach Prefect
+    listening.post()
+    kill(listening.ingress)
+    assert len(listening.runs()) == before
+    listening.stack.prefect.env["PREFECT_API_URL"] = known
+    listening.ingress = listening.stack.start_ingress()
+    assert listening.ended(before + 1)[before]["state"]["name"] == "Healthy"
+    time.sleep(SETTLE_SECONDS)
+    assert len(listening.runs()) == before + 1
+
+
+def test_without_a_responder_a_worker_runs_it_and_a_new_responder_does_not_again(listening: Listening) -> None:
+    before = len(listening.runs())
+    kill(listening.responder)
+    listening.post()
+    (run,) = listening.ended(before + 1)[before:]
+    assert run["state"]["name"] == "Healthy"
+    assert not by_responder(run)
+    listening.responder = listening.stack.start_responder()
+    time.sleep(SETTLE_SECONDS)
+    (again,) = listening.runs()[before:]
+    assert again["run_count"] == 1
