@@ -22,8 +22,8 @@ import typer
 from prefect.exceptions import ParameterBindError, ParameterTypeError, SignatureMismatchError
 
 import flows
+from deployments import approving, ledger_view, show, undoing
 from deployments import doctor as doctoring
-from deployments import ledger_view, show, undoing
 from runbook.errors import BadSetting, RunbookError
 from runbook.ledger import ledger as open_ledger
 from runbook.mask import mask
@@ -126,6 +126,30 @@ def undo(fix_id: str, as_json: AsJson = False) -> None:
     report = asyncio.run(undoing.undo(open_ledger(), fix_id))
     _say(report.as_json(), show.report_text(report), as_json)
     raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def approve(
+    id_: Annotated[str, typer.Argument(metavar="[ID]")] = "",
+    only: Annotated[list[str] | None, typer.Option("--only", help="Approve only fixes that name this.")] = None,
+    reason: Annotated[str, typer.Option(help="For whoever reads the ledger later.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Let a run that waits for a person do its plan, or part of it; without ID say what waits."""
+    if not id_:
+        asked = approving.questions()
+        texts = [f"{one.name}  runbook approve {one.id}\n\n{one.text}" for one in asked]
+        _say({"waiting": [one.as_json() for one in asked]}, "\n\n".join(texts) or "Nothing waits.", as_json)
+        return
+    said = approving.answer(id_, approve=True, only=only or [], reason=reason)
+    _say({"approved": str(said.id)}, f"Approved: {said.name} goes on. Next: runbook ledger", as_json)
+
+
+@app.command()
+def refuse(id_: Annotated[str, typer.Argument(metavar="ID")], reason: str = "", as_json: AsJson = False) -> None:
+    """Let a run that waits for a person do nothing."""
+    said = approving.answer(id_, approve=False, only=[], reason=reason)
+    _say({"refused": str(said.id)}, f"Refused: {said.name} ends without an act.", as_json)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 import urllib.error
@@ -121,14 +122,39 @@ def test_a_run_shows_its_targets_and_leaves_table_and_report(api: Api, stack: St
         blocked.close()
 
 
+def command(stack: Stack, *words: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and document of one ``runbook`` command."""
+    done = subprocess.run(
+        [str(BIN / "runbook"), *words, "--json"], env=stack.prefect.env, cwd=ROOT, capture_output=True, timeout=60
+    )
+    return done.returncode, json.loads(done.stdout)
+
+
+def suspended(api: Api, stack: Stack) -> dict[str, Any]:
+    """A run of failed-payments that waits for a person, started now."""
+    run = ended(api, api.start("failed-payments", mode="approve", hold_seconds=0))
+    assert run["state"]["name"] == "Suspended", run["state"]["message"]
+    return run
+
+
+def resumed(api: Api, run_id: str) -> dict[str, Any]:
+    """The state of a run a person has answered, once it has ended."""
+
+    def done() -> Any:
+        state = api.call("GET", f"/flow_runs/{run_id}")["state"]
+        return state if state["type"] in {"COMPLETED", "FAILED", "CRASHED"} else None
+
+    state: dict[str, Any] = until(done, "the end of the answered run")
+    return state
+
+
 def test_a_payment_waits_for_a_person_and_is_charged_once(api: Api, stack: Stack) -> None:
     bill = stripe_faults.retryable_invoice(stack.stripe.store)
     run = ended(api, api.start("failed-payments", mode="auto", hold_seconds=0))
     assert run["state"]["name"] == "Refused"
     assert bill not in stack.stripe.store.tries
 
-    run = ended(api, api.start("failed-payments", mode="approve", hold_seconds=0))
-    assert run["state"]["name"] == "Suspended"
+    run = suspended(api, stack)
     assert bill not in stack.stripe.store.tries
     keys = run["state"]["state_details"]["run_input_keyset"]
     question = api.call("GET", f"/flow_runs/{run['id']}/input/{keys['description']}")
@@ -138,14 +164,31 @@ def test_a_payment_waits_for_a_person_and_is_charged_once(api: Api, stack: Stack
     answer = form | {"decision": "approve", "by": "a test"}
     said = api.call("POST", f"/flow_runs/{run['id']}/resume", {"run_input": answer})
     assert said["status"] == "ACCEPT"
-
-    def done() -> Any:
-        state = api.call("GET", f"/flow_runs/{run['id']}")["state"]
-        return state if state["type"] in {"COMPLETED", "FAILED", "CRASHED"} else None
-
-    state = until(done, "the end of the approved run")
+    state = resumed(api, run["id"])
     assert state["name"] == "Fixed", state["message"]
     assert stack.stripe.store.pays == {bill: 1}
+
+
+def test_a_person_answers_by_command(api: Api, stack: Stack) -> None:
+    bills = [stack.stripe.store.add_invoice(f"open_{n}", 20 + n, "insufficient_funds")["id"] for n in range(3)]
+    refused, paid, left = map(str, bills)
+    run = suspended(api, stack)
+    code, document = command(stack, "approve")
+    assert code == 0 and [one["id"] for one in document["waiting"]] == [run["id"]]
+    assert refused in document["waiting"][0]["question"]
+    assert command(stack, "approve", "no-such-run")[0] == 2
+    assert command(stack, "approve", run["id"], "--only", "in_nobody")[0] == 2
+    assert command(stack, "refuse", run["id"], "--reason", "not now")[0] == 0
+    assert resumed(api, run["id"])["name"] == "Refused"
+    assert not {refused, paid, left} & set(stack.stripe.store.tries)
+
+    run = suspended(api, stack)
+    question = command(stack, "approve")[1]["waiting"][0]["question"]
+    ledger_run = re.search(r"run `(run_\w+)`", question)
+    assert ledger_run
+    assert command(stack, "approve", ledger_run[1], "--only", paid, "--reason", "she called")[0] == 0
+    state = resumed(api, run["id"])
+    assert {bill for bill in (refused, paid, left) if bill in stack.stripe.store.pays} == {paid}, state["message"]
 
 
 def test_the_sweep_runs_every_runbook_as_a_subflow(api: Api) -> None:

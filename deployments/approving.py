@@ -1,0 +1,126 @@
+"""What waits for a person, and their answer from a terminal: the same form, filled in by a command."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.settings import PREFECT_API_URL
+
+from runbook.errors import BadSetting, OutsideError
+from runbook.model import Frozen, Json
+
+T = TypeVar("T")
+
+
+class Question(Frozen):
+    """A run that is suspended until a person answers: its id and name in Prefect, what it asks, the form's rows."""
+
+    id: UUID
+    name: str
+    text: str
+    rows: tuple[str, ...]
+    plan: str
+
+    def answers_to(self, word: str) -> bool:
+        """True when ``word`` is an id this question shows: of the run in Prefect, of its ledger run, of the plan."""
+        return len(word) >= 6 and (str(self.id).startswith(word) or f"`{word}`" in self.text)
+
+    def as_json(self) -> dict[str, Json]:
+        """The form of ``--json``."""
+        return {
+            "id": str(self.id),
+            "name": self.name,
+            "plan": self.plan,
+            "rows": list(self.rows),
+            "question": self.text,
+        }
+
+
+def questions() -> list[Question]:
+    """Every runbook's run that waits for a person; raises where Prefect cannot be asked."""
+
+    async def read() -> list[Question]:
+        async with _prefect() as client:
+            return await _questions(client)
+
+    return asyncio.run(_told(read()))
+
+
+def answer(word: str, *, approve: bool, only: Sequence[str], reason: str, by: str = "") -> Question:
+    """Answer the one question that ``word`` names; ``only`` keeps the rows that hold one of its words.
+
+    Raises ``BadSetting`` where no question has that name, or several, or where ``only`` keeps nothing.
+    """
+
+    async def write() -> Question:
+        async with _prefect() as client:
+            asked = await _questions(client)
+            named = [one for one in asked if one.answers_to(word)]
+            if len(named) != 1:
+                known = ", ".join(str(one.id) for one in asked) or "nothing waits for a person"
+                raise BadSetting(word, f"names {len(named)} runs that wait for a person", f"runbook approve: {known}")
+            rows = [row for row in named[0].rows if not only or any(part in row for part in only)]
+            if approve and not rows:
+                raise BadSetting(
+                    "--only", "keeps none of the fixes", f"runbook show, or one of: {'; '.join(named[0].rows)}"
+                )
+            said = {
+                "decision": "approve" if approve else "refuse",
+                "approved": rows,
+                "by": by or getpass.getuser(),
+                "reason": reason,
+                "plan": named[0].plan,
+            }
+            resumed = await client.resume_flow_run(named[0].id, run_input=said)
+            if resumed.status is not SetStateStatus.ACCEPT:
+                raise OutsideError("PREFECT_API_URL", f"Prefect does not resume {named[0].name}", "runbook approve")
+            return named[0]
+
+    return asyncio.run(_told(write()))
+
+
+def _prefect() -> PrefectClient:
+    if not PREFECT_API_URL.value():
+        raise BadSetting(
+            "PREFECT_API_URL", "is not set, and runs wait in Prefect", "prefect config set PREFECT_API_URL=…"
+        )
+    return get_client()
+
+
+async def _told(asking: Awaitable[T]) -> T:
+    try:
+        return await asking
+    except httpx.HTTPError as error:
+        said = f"Prefect does not answer ({type(error).__name__})"
+        raise OutsideError("PREFECT_API_URL", said, "prefect server start, or answer later") from None
+
+
+async def _questions(client: PrefectClient) -> list[Question]:
+    suspended = FlowRunFilterState(name=FlowRunFilterStateName(any_=["Suspended"]))
+    runs = await client.read_flow_runs(flow_run_filter=FlowRunFilter(state=suspended))
+    return [found for run in runs if (found := await _question(client, run)) is not None]
+
+
+async def _question(client: PrefectClient, run: FlowRun) -> Question | None:
+    keys = run.state.state_details.run_input_keyset if run.state else None
+    if not keys or "description" not in keys:
+        return None
+    text, schema = [await _input(client, run.id, keys[key]) for key in ("description", "schema")]
+    defaults = {key: field.get("default") for key, field in schema.get("properties", {}).items()}
+    if "plan" not in defaults:
+        return None  # another flow's form
+    return Question(id=run.id, name=run.name, text=str(text), rows=tuple(defaults["approved"]), plan=defaults["plan"])
+
+
+async def _input(client: PrefectClient, run_id: UUID, key: str) -> Any:
+    return json.loads(await client.read_flow_run_input(run_id, key))
