@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,9 @@ from demo.serving import Served
 
 TOLERANCE_SECONDS = 300
 
+PARTS: tuple[Callable[[App], list[Route]], ...] = ()
+"""Further endpoints, one file of the demo each."""
+
 
 class App:
     """``with App(database_url, secret, log_path=…) as app``: at ``app.url`` until the block ends."""
@@ -35,6 +39,7 @@ class App:
             Route("/api/classes", self._classes, methods=["POST"]),
             Route("/api/subscription/webhook", self._webhook, methods=["POST"]),
         ]
+        routes += [route for make in PARTS for route in make(self)]
         self._served = Served(Starlette(routes=routes), port)
         self.url = self._served.url
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -31,3 +33,10 @@ class Scene:
     faults: Sequence[Fault]
     lookalikes: Sequence[Lookalike]
     close: Callable[[], None] = field(default=lambda: None)
+
+
+class StandIn(AbstractContextManager["StandIn"], Protocol):
+    """A vendor on a free loopback port while its block lasts."""
+
+    def env(self) -> Mapping[str, str]:
+        """The settings that send a runbook to it instead of to the vendor."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,11 +16,13 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import psycopg
 
 from demo.app import App
 from demo.postgres import Postgres
+from demo.scene import StandIn
 from demo.seed import seed
 from demo.signals import check, uninterrupted
 from demo.stripe_server import StripeServer
@@ -31,14 +34,13 @@ STRIPE_KEY = "sk_test_demo_0123456789abcdef"
 HOOKS_TOKEN = "demo-token-0123456789"
 POOL = "runbook"
 
-# What hangs for seconds here would hang for minutes in production: a demo has no minutes.
-PROFILE = """
-[parameters.pool-exhaustion]
-idle_seconds = 5
-wait_seconds = 2
-"""
+PROFILE = Path(__file__).with_name("runbook.toml")
 
 Say = Callable[[str], None]
+Kind = TypeVar("Kind")
+
+STANDINS: tuple[Callable[[], StandIn], ...] = ()
+"""Vendors beside Stripe; a scene asks ``stack.standin(Kind)`` for its own."""
 
 
 def free_port() -> int:
@@ -183,9 +185,13 @@ class Stack:
                 App(self.postgres.url(user="app"), WEBHOOK_SECRET, log_path=self.folder / "app.log")
             )
             self.stripe.store.add_endpoint(f"{self.app.url}/api/subscription/webhook")
+        self.standins: list[StandIn] = []
+        if STANDINS:
+            with self.step("vendors' stand-ins"):
+                self.standins += [self._exit.enter_context(make()) for make in STANDINS]
         self.hooks_port = free_port()
         self.hooks_url = f"http://127.0.0.1:{self.hooks_port}"
-        (self.folder / "runbook.toml").write_text(PROFILE)
+        shutil.copy(PROFILE, self.folder / "runbook.toml")
         self.prefect = Prefect(self.folder, self.env())
         self._exit.callback(self.prefect.stop)
         with self.step("Prefect server"):
@@ -235,9 +241,15 @@ class Stack:
         check()
         self.say(f"  ✓ {what}  {time.monotonic() - began:.1f} s")
 
+    def standin(self, kind: type[Kind]) -> Kind:
+        """The one stand-in of this kind."""
+        (found,) = (one for one in self.standins if isinstance(one, kind))
+        return found
+
     def env(self) -> dict[str, str]:
         """The settings a runbook needs to look after this stack, by the names an app's ``.env`` has."""
-        return {
+        of_vendors = {name: value for one in self.standins for name, value in one.env().items()}
+        return of_vendors | {
             "DATABASE_URL": self.postgres.url(user="runbook") + "?connection_limit=5&schema=public",
             "STRIPE_SECRET_KEY": STRIPE_KEY,
             "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,

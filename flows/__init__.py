@@ -9,19 +9,18 @@ from typing import Any
 
 from prefect import Flow
 
-CALLERS = frozenset({"health_sweep"})
-"""Flows that call runbooks rather than being one."""
+OTHERS = frozenset({"health_sweep", "alert_watch", "performance_audit", "site_down", "weekly_report"})
+"""Flows that watch, call or report on runbooks rather than being one."""
 
 
 def names() -> list[str]:
     """The runbooks that exist, as the command line writes them (``pool-exhaustion``)."""
-    found = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name.replace("_", "-") for name in found if name not in CALLERS)
+    return [name for name in every() if name.replace("-", "_") not in OTHERS]
 
 
 def every() -> list[str]:
-    """The runbooks and the flows that call them."""
-    return sorted([*names(), *(name.replace("_", "-") for name in CALLERS)])
+    """Every flow: the runbooks and the others."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
 def module(name: str) -> ModuleType:

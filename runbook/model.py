@@ -72,11 +72,15 @@ def fingerprint(value: Json) -> str:
 
 
 class Finding(Frozen):
-    """What is wrong, on which subject, with the evidence that shows it (already masked)."""
+    """What is wrong, on which subject, with the evidence that shows it (already masked).
+
+    ``page`` says that no machine can mend it and a person must be told now, at night too.
+    """
 
     subject: str
     detail: str
     evidence: Mapping[str, Json] = Field(default_factory=dict)
+    page: bool = False
 
 
 class Fix(Frozen):
