@@ -24,8 +24,10 @@ from prefect.exceptions import ParameterBindError, ParameterTypeError, Signature
 import flows
 from deployments import approving, ledger_view, show, undoing
 from deployments import doctor as doctoring
+from runbook import chain
 from runbook.errors import BadSetting, RunbookError
 from runbook.ledger import ledger as open_ledger
+from runbook.ledger import now_ms
 from runbook.mask import mask
 from runbook.model import Json, Mode, Outcome, Report
 from runbook.settings import profile, settings
@@ -118,6 +120,38 @@ def show_command(id_: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJ
     """All the ledger holds of one run or one fix."""
     found = ledger_view.one(open_ledger(), id_)
     _say(found, show.tree(found), as_json)
+
+
+@app.command()
+def verify(
+    noted: Annotated[str, typer.Argument(metavar="[HASH]", help="A hash noted earlier, from any report.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Check that nothing in the ledger was altered, taken out or slipped in, nor cut off since HASH was noted."""
+    if noted and len(noted) < 8:
+        raise BadSetting("HASH", "is too short to mean anything", "give at least 8 digits of it")
+    with open_ledger().read() as connection:
+        found = chain.verify(connection, noted)
+    cut = "" if found.noted else f"{noted} is not in the chain: what came with it was cut off"
+    said = f"BROKEN at {found.broken}: it is not as it was written" if found.broken else cut
+    _say(found.as_json(), said or f"Whole: {found.entries} entries, the last is {found.head}", as_json)
+    raise typer.Exit(4 if said else 0)
+
+
+@app.command()
+def export(since: Annotated[str, typer.Option(help="How far back: 90m, 24h, 7d.")] = "36500d") -> None:
+    """Every entry of the ledger as JSON lines on stdout, each with its place in the chain."""
+    for one in ledger_view.export(open_ledger(), since):
+        sys.stdout.write(json.dumps(one) + "\n")
+
+
+@app.command()
+def seal(
+    older: Annotated[str, typer.Option(help="What is older than this goes: 400d.")], as_json: AsJson = False
+) -> None:
+    """Let one entry sum up what is old, and delete it; the chain goes on, and verify still holds."""
+    summed = open_ledger().seal(now_ms() - ledger_view.span_ms(older))
+    _say(dict(summed), show.tree(dict(summed)) if summed else "Nothing is that old.", as_json)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from sqlalchemy import select
@@ -11,8 +12,9 @@ from runbook import schema
 from runbook.errors import BadSetting
 from runbook.ledger import Ledger, now_ms
 from runbook.model import Json
-from runbook.schema import entry, finding, fix, run
+from runbook.schema import entry, finding, fix, link, run
 
+BATCH = 1_000
 UNITS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -24,12 +26,17 @@ def _timed(row: dict[str, Json]) -> dict[str, Json]:
     return {key.removesuffix("_ms"): _when(value) if key.endswith("_ms") else value for key, value in row.items()}
 
 
+def span_ms(text: str) -> int:
+    """A span of time as a person writes it (``90m``, ``24h``, ``7d``), in milliseconds."""
+    parsed = re.fullmatch(r"(\d{1,6})([mhd])", text)
+    if parsed is None:
+        raise BadSetting(repr(text), "is no span of time", "write 90m, 24h or 7d")
+    return int(parsed[1]) * UNITS[parsed[2]]
+
+
 def runs(ledger: Ledger, since: str) -> list[dict[str, Json]]:
     """The runs that began within ``since`` (``90m``, ``24h``, ``7d``), newest first, each with counts of its fixes."""
-    parsed = re.fullmatch(r"(\d{1,6})([mhd])", since)
-    if parsed is None:
-        raise BadSetting("--since", f"{since!r} is no span of time", "write 90m, 24h or 7d")
-    after = now_ms() - int(parsed[1]) * UNITS[parsed[2]]
+    after = now_ms() - span_ms(since)
     with ledger.read() as connection:
         found = connection.execute(
             select(run).where(run.c.started_at_ms > after).order_by(run.c.started_at_ms.desc(), run.c.id)
@@ -51,25 +58,38 @@ def as_text(rows: list[dict[str, Json]]) -> str:
 
 
 def one(ledger: Ledger, id_: str) -> dict[str, Json]:
-    """Everything the ledger holds of one run (findings, fixes, entries) or one fix (its entries)."""
+    """Everything the ledger holds of one run, or of one fix: evidence, decision, before and after, act, proof, undo."""
     table, column = (fix, entry.c.fix_id) if id_.startswith("fix_") else (run, entry.c.run_id)
     with ledger.read() as connection:
         row = connection.execute(select(table).where(table.c.id == id_)).mappings().first()
         if row is None:
             raise BadSetting(id_, "the ledger holds no such run or fix", "runbook ledger --since 7d lists them")
         found = _timed({key: value for key, value in row.items() if key != "report"})
+        run_id = id_ if table is run else row["run_id"]
+        evidence = connection.execute(select(finding).where(finding.c.run_id == run_id)).mappings()
+        found["findings"] = [_timed(dict(each)) for each in evidence]
         if table is run:
-            found["findings"] = [
-                _timed(dict(each))
-                for each in connection.execute(select(finding).where(finding.c.run_id == id_)).mappings()
-            ]
             listed = select(fix.c.id, fix.c.action, fix.c.target, fix.c.state, fix.c.why).where(fix.c.run_id == id_)
             found["fixes"] = [dict(each) for each in connection.execute(listed.order_by(fix.c.seq)).mappings()]
             found["notices"] = (row["report"] or {}).get("notices", [])
             found["reason"] = (row["report"] or {}).get("reason", "")
-        told = connection.execute(select(entry).where(column == id_).order_by(entry.c.seq)).mappings()
+        asked = (entry.c.run_id == run_id) & (entry.c.kind == "approval")
+        told = connection.execute(select(entry).where((column == id_) | asked).order_by(entry.c.seq)).mappings()
         found["entries"] = [_timed(dict(each)) for each in told]
     return found
+
+
+def export(ledger: Ledger, since: str) -> Iterator[dict[str, Json]]:
+    """Every entry within ``since`` with its hash, oldest first: what another tool needs to check the chain itself."""
+    rule = select(entry, link.c.hash).outerjoin(link, link.c.seq == entry.c.seq).order_by(entry.c.seq).limit(BATCH)
+    after, at = now_ms() - span_ms(since), 0
+    while True:
+        with ledger.read() as connection:
+            rows = connection.execute(rule.where(entry.c.seq > at, entry.c.at_ms > after)).mappings().all()
+        yield from map(dict, rows)
+        if len(rows) < BATCH:
+            return
+        at = rows[-1]["seq"]
 
 
 def status(ledger: Ledger) -> dict[str, Json]:

@@ -68,6 +68,7 @@ def markdown(report: Report) -> str:
     ]
     lines += ["", "## Notices", *([f"- {text}" for text in report.notices] or ["None."])]
     lines += ["", f"Evidence: `runbook show {report.id}`. Undo one fix: `runbook undo FIX_ID`."]
+    lines += ["", f"Nothing was altered since: `runbook verify {report.sealed_by[:16]}`"]
     return "\n".join(lines)
 
 

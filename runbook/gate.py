@@ -48,7 +48,7 @@ async def ask(
 
 def _decide_and_write(run: Run, plan: Sequence[Fix], share: Share | None, said: approval.Approval) -> list[Fix]:
     ledger, identity, granted = run.ledger, plan_hash(plan), []
-    with ledger.write(grant=True) as connection:
+    with ledger.write() as connection:
         ledger.expire_grants(connection)
         facts = Facts(
             runbook=run.runbook,

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, RowMapping, create_engine, event, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from runbook import schema
+from runbook import chain, schema
 from runbook.errors import LedgerError
 from runbook.model import Finding, Fix, FixState, Json
 from runbook.policy import HOURS_24, Attempt
@@ -23,7 +23,7 @@ from runbook.process import is_dead, this_process
 from runbook.schema import entry, finding, fix, run
 from runbook.settings import settings
 
-GRANT_LOCK = 4_726_733  # one grant at a time: caps are counted and granted in one transaction
+WRITE_LOCK = 4_726_733  # one writer at a time, as on SQLite: caps are counted and granted, entries are chained
 
 
 def now_ms() -> int:
@@ -66,16 +66,16 @@ class Ledger:
             yield connection
 
     @contextmanager
-    def write(self, *, grant: bool = False) -> Iterator[Connection]:
-        """A transaction that writes; with ``grant`` no other grant is decided until it ends."""
+    def write(self) -> Iterator[Connection]:
+        """A transaction that writes; no other begins until it ends."""
         options: dict[str, Any] = {"runbook_write": True}
         with (
             self._problems(),
             self.engine.connect().execution_options(**options) as connection,
             connection.begin(),
         ):
-            if grant and self.engine.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": GRANT_LOCK})
+            if self.engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": WRITE_LOCK})
             yield connection
 
     def note(
@@ -87,9 +87,18 @@ class Ledger:
         run_id: str | None = None,
         fix_id: str | None = None,
     ) -> None:
-        """Append one entry; entries are never changed."""
+        """Append one entry to the chain; entries are never changed."""
         values = {"at_ms": now_ms(), "kind": kind, "run_id": run_id, "fix_id": fix_id, "body": dict(body)}
-        connection.execute(insert(entry).values(actor=this_process(), **values))
+        chain.append(connection, values | {"actor": this_process()})
+
+    def seal(self, before_ms: int) -> Mapping[str, Json]:
+        """Let one entry stand in for all that is older than ``before_ms``; what it says, empty where nothing was."""
+        with self.write() as connection:
+            summed = chain.summary(connection, before_ms)
+            if summed:
+                self.note(connection, chain.SEALED, summed)
+                chain.forget(connection, summed)
+        return summed
 
     # -- runs and findings --------------------------------------------------------------------------------------
 
@@ -99,13 +108,17 @@ class Ledger:
         with self.write() as connection:
             values = {"runbook": runbook, "mode": mode, "started_at_ms": now_ms(), "owner": this_process()}
             connection.execute(insert(run).values(id=run_id, **values))
+            self.note(connection, "run", {"runbook": runbook, "mode": mode}, run_id=run_id)
         return run_id
 
-    def close_run(self, run_id: str, outcome: str, report: Mapping[str, Json]) -> None:
-        """Write what a run came to."""
+    def close_run(self, run_id: str, outcome: str, report: Mapping[str, Json]) -> str:
+        """Write what a run came to; the hash of the chain so far, to be noted elsewhere."""
         with self.write() as connection:
             values = {"ended_at_ms": now_ms(), "outcome": outcome, "report": dict(report)}
             connection.execute(update(run).where(run.c.id == run_id).values(**values))
+            told = {"outcome": outcome, "reason": report.get("reason", ""), "notices": report.get("notices", [])}
+            self.note(connection, "ended", told, run_id=run_id)
+            return chain.head(connection)
 
     def found(self, run_id: str, findings: Sequence[Finding]) -> None:
         """Write findings with their evidence."""
@@ -113,6 +126,7 @@ class Ledger:
             for one in findings:
                 values = {"subject": one.subject, "detail": one.detail, "evidence": dict(one.evidence)}
                 connection.execute(insert(finding).values(run_id=run_id, at_ms=now_ms(), **values))
+                self.note(connection, "found", values, run_id=run_id)
 
     # -- fixes --------------------------------------------------------------------------------------------------
 
@@ -136,7 +150,7 @@ class Ledger:
         self.note(
             connection,
             recorded.state.value,
-            {"why": one.why, "plan_hash": plan},
+            {"why": one.why, "plan_hash": plan, "image": chain.fix_image(values)},
             run_id=run_id,
             fix_id=recorded.id,
         )

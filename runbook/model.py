@@ -135,7 +135,10 @@ class Share(Frozen):
 
 
 class Report(Frozen):
-    """What a run returns. ``reason`` says why it stopped early, ``notices`` what a person should know anyway."""
+    """What a run returns. ``reason`` says why it stopped early, ``notices`` what a person should know anyway.
+
+    ``sealed_by`` is the ledger's last hash when the run ended: noted outside, it shows that nothing was cut off later.
+    """
 
     id: str
     runbook: str
@@ -147,6 +150,7 @@ class Report(Frozen):
     reason: str = ""
     not_configured: bool = False
     duration_ms: int = 0
+    sealed_by: str = ""
 
     @property
     def exit_code(self) -> int:

@@ -98,8 +98,9 @@ class Run:
             return False
         if isinstance(error, RunbookError):
             self._reason, self._not_configured = str(mask(str(error))), isinstance(error, NotConfigured)
-        self.report = self._report()
-        self.ledger.close_run(self.id, self.report.outcome, self.report.as_json())
+        report = self._report()
+        sealed_by = self.ledger.close_run(self.id, report.outcome, report.as_json())
+        self.report = report.model_copy(update={"sealed_by": sealed_by})
         await artifacts.publish(self.report)
         return True
 

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from runbook.errors import LedgerError
 from runbook.model import FixState
 
-VERSION = 2
+VERSION = 3
 OPEN_STATES = (FixState.granted.value, FixState.intended.value)
 
 meta = MetaData()
@@ -93,6 +93,13 @@ entry = Table(
     Column("fix_id", String(32), index=True),
     Column("actor", String(128), nullable=False),
     Column("body", JSON, nullable=False),
+)
+# The chain of hashes over the entries; a table of its own, so that older ledgers only gain a table.
+link = Table(
+    "link",
+    meta,
+    Column("seq", ForeignKey("entry.seq"), primary_key=True),
+    Column("hash", String(64), nullable=False),
 )
 
 

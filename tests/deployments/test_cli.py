@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from demo.postgres import Postgres
 from demo.seed import seed
 from demo.stack import BIN, ROOT
 from demo.stripe_server import StripeServer
+from deployments import ledger_view
+from runbook.ledger import Ledger
 from runbook.settings import Settings
 
 KEY = "sk_test_0123456789"
@@ -92,7 +95,7 @@ def test_a_run_has_the_promised_shape_and_an_undo(command: Command, server: Post
     code, document, _ = command("run", "failed-payments", "--set", "hold_seconds=0")
     assert (code, document["outcome"], document["mode"]) == (0, "fixed", "auto")
     assert {"runbook", "mode", "outcome", "findings", "fixes", "duration_ms"} <= set(document)
-    assert set(document["findings"][0]) == {"subject", "detail", "evidence"}
+    assert set(document["findings"][0]) == {"subject", "detail", "evidence", "page"}
     fix = document["fixes"][0]
     assert set(fix) == {"id", "action", "target", "risk", "state", "why"}
     assert (fix["action"], fix["state"]) == ("copy_status", "proven")
@@ -126,6 +129,23 @@ def test_an_undo_refuses_when_the_row_changed_since(command: Command, server: Po
     assert status_of(server, 22) == "unpaid"
     with psycopg.connect(server.url(), autocommit=True) as owner:
         owner.execute('UPDATE "Subscription" SET "status" = %s WHERE "id" = %s', ("active", population.row_id(22)))
+
+
+def test_an_altered_ledger_is_named(command: Command, stripe: StripeServer, tmp_path: Path) -> None:
+    drifted(stripe, 23)
+    _, document, _ = command("run", "failed-payments", "--mode", "observe")
+    code, whole, _ = command("verify")
+    assert code == 0 and whole["whole"] and whole["entries"] >= 4
+    assert command("verify", whole["head"][:16])[0] == 0
+    assert command("verify", "0123456789abcdef")[0] == 4
+    assert command("verify", "0123")[0] == 2
+    lines = list(ledger_view.export(Ledger(f"sqlite:///{tmp_path}/ledger.db"), "1h"))
+    assert [one["hash"] for one in lines][-1] == whole["head"]
+    assert command("show", document["id"])[1]["findings"]
+    with sqlite3.connect(tmp_path / "ledger.db") as owner:
+        owner.execute("UPDATE entry SET body = '{}' WHERE kind = 'found'")
+    code, broken, _ = command("verify")
+    assert code == 4 and "(found)" in broken["broken"]
 
 
 def test_observing_is_the_default_and_changes_nothing(command: Command, server: Postgres, stripe: StripeServer) -> None:

@@ -189,6 +189,9 @@ def test_a_person_answers_by_command(api: Api, stack: Stack) -> None:
     assert command(stack, "approve", ledger_run[1], "--only", paid, "--reason", "she called")[0] == 0
     state = resumed(api, run["id"])
     assert {bill for bill in (refused, paid, left) if bill in stack.stripe.store.pays} == {paid}, state["message"]
+    with stack.stripe.store.lock:
+        for bill in (refused, left):
+            stack.stripe.store.invoices[bill]["status"] = "void"
 
 
 def test_the_sweep_runs_every_runbook_as_a_subflow(api: Api) -> None:

@@ -37,7 +37,7 @@ def grant(book: Ledger, one: Fix, ttl_ms: int = 60_000, runbook: str = RUNBOOK) 
 
 def try_grant(book: Ledger, one: Fix, ttl_ms: int = 60_000, runbook: str = RUNBOOK) -> Fix | None:
     run_id = book.open_run(runbook, "auto")
-    with book.write(grant=True) as connection:
+    with book.write() as connection:
         return book.record(
             connection, run_id, runbook, one.model_copy(update={"state": FixState.granted}), "plan", ttl_ms
         )

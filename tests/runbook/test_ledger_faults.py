@@ -18,9 +18,9 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, event, text
 
-from runbook import gate, memory, settings
+from runbook import gate, memory, schema, settings
 from runbook.errors import LedgerError
-from runbook.ledger import GRANT_LOCK, Ledger
+from runbook.ledger import WRITE_LOCK, Ledger
 from runbook.model import FixState, Mode
 from runbook.permit import Permit
 from runbook.process import this_process
@@ -58,7 +58,7 @@ def broken(url: str) -> str:
 def test_a_newer_ledger_is_refused(book: Ledger, ledger_url: str) -> None:
     with book.write() as connection:
         connection.execute(text("UPDATE runbook_version SET version = 99"))
-    assert "has schema 99, this version knows 2. Next: upgrade" in broken(ledger_url)
+    assert f"has schema 99, this version knows {schema.VERSION}. Next: upgrade" in broken(ledger_url)
 
 
 def test_an_older_ledger_is_brought_up_to_date_and_keeps_what_it_holds(book: Ledger, ledger_url: str) -> None:
@@ -138,7 +138,7 @@ async def test_a_locked_ledger_opens_no_run(holder: Ledger, monkeypatch: pytest.
 def test_a_grant_lock_nobody_lets_go(postgres_url: str) -> None:
     book = Ledger(postgres_url)
     with psycopg.connect(postgres_url) as other, at_the_latest(other.close):
-        other.execute("SELECT pg_advisory_lock(%s)", [GRANT_LOCK])
+        other.execute("SELECT pg_advisory_lock(%s)", [WRITE_LOCK])
         with pytest.raises(LedgerError, match="lock timeout") as refused:
             grant(book, a_fix())
     line(refused.value)
