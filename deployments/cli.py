@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 # The command must work with Prefect down, and a person reads stderr: its own log lines only get in the way.
@@ -61,6 +62,25 @@ def _parameters(name: str, pairs: list[str]) -> dict[str, Any]:
         if key not in known:
             raise BadSetting(f"--set {key}", f"{name} has no such parameter", f"one of: {', '.join(known)}")
     return given
+
+
+@app.command()
+def init(
+    env: Annotated[Path | None, typer.Option("--env", help="The app's own .env, which is only read.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The first start: take over the app's settings, find its tables, check everything, look once. Changes nothing."""
+    from deployments import first_start
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"{mask(text)}\n")
+
+    def ask(question: str) -> str:
+        return str(typer.prompt(question, default="", show_default=False, err=True))
+
+    started = asyncio.run(first_start.begin(env, ask if sys.stdin.isatty() and not as_json else None, say))
+    _say(started.as_json(), show.started_text(started), as_json)
+    raise typer.Exit(2 if any(one.state == "bad" for one in started.checks) else 0)
 
 
 @app.command("list")

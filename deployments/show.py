@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from deployments.doctor import Check
+from deployments.first_start import Started
 from runbook.artifacts import one_line
 from runbook.model import Json, Report
+from runbook.settings import settings
 
 MANY = 12
 
@@ -22,6 +24,20 @@ def report_text(report: Report) -> str:
         lines.append(f"  …        {len(report.fixes) - MANY} more: runbook show {report.id}")
     lines += [f"  note     {text}" for text in report.notices]
     return "\n".join(lines)
+
+
+def started_text(started: Started) -> str:
+    """The first start: what was checked, what one look found, the role to make, and what to do next."""
+    parts = [checks_text(started.checks), "\n\n".join(map(report_text, started.reports))]
+    if started.role:
+        parts.append(f"A role of its own, for the database's owner to make:\n\n{started.role}")
+    bad = [one.name for one in started.checks if one.state == "bad"]
+    mend = f"Mend first: {', '.join(bad)} (see above). " if bad else ""
+    parts.append(
+        f"{mend}Nothing was changed: RUNBOOK_MODE is {settings().runbook_mode}. Next: put the new role's URL into "
+        "RUNBOOK_DATABASE_URL, then runbook doctor, then runbook sweep. When you like it: RUNBOOK_MODE=approve."
+    )
+    return "\n\n".join(parts)
 
 
 def tree(value: Json, depth: int = 0) -> str:

@@ -1,0 +1,112 @@
+"""The first start as a stranger does it: one command, the app's own .env, an app that spells its tables its own way."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from demo.postgres import Postgres
+from demo.stack import BIN, ROOT
+from deployments.role import role_sql
+from runbook.settings import Settings, Tables
+
+SHOP = """
+CREATE SCHEMA shop;
+GRANT USAGE ON SCHEMA shop TO runbook;
+CREATE TABLE shop.subscriptions (id text PRIMARY KEY, stripe_customer_id text, stripe_subscription_id text,
+    status text, created_at timestamp(3) DEFAULT now());
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with Postgres() as running:
+        with psycopg.connect(running.url(), autocommit=True) as owner:
+            owner.execute("CREATE EXTENSION pg_stat_statements")
+            for statement in SHOP.split(";\n"):
+                owner.execute(statement)
+        yield running
+
+
+def init(home: Path, *words: str) -> tuple[int, dict[str, Any], str]:
+    clean = {key: value for key, value in os.environ.items() if key.lower() not in Settings.model_fields}
+    nowhere = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_HOME": str(home / "prefect")}
+    own = {"RUNBOOK_HOME": str(home), "RUNBOOK_LEDGER_URL": f"sqlite:///{home}/ledger.db"}
+    done = subprocess.run(
+        [str(BIN / "runbook"), "init", *words, "--json"],
+        env=clean | nowhere | own,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def test_one_command_from_the_apps_env_to_a_first_look(server: Postgres, tmp_path: Path) -> None:
+    url = server.url(user="runbook") + "?schema=shop&connection_limit=5"
+    app = tmp_path / "app.env"
+    app.write_text(f'DATABASE_URL="{url}"\nNODE_ENV=production\nRUNBOOK_MODE=auto\nADMIN_SECRET=\'a $hush "quoted"\'\n')
+    home = tmp_path / "home"
+    home.mkdir()
+    _, document, said = init(home, "--env", str(app))
+    env = home / ".env"
+    assert stat.S_IMODE(env.stat().st_mode) == 0o600
+    taken = env.read_text()
+    assert "connection_limit" in taken and "$hush" in taken
+    assert "NODE_ENV" not in taken and "RUNBOOK_MODE" not in taken
+    assert "hush" not in said + json.dumps(document)
+    toml = (home / "runbook.toml").read_text()
+    assert 'schema = "shop"' in toml and 'subscription_stripe_id = "stripe_subscription_id"' in toml
+    assert document["told"][1].startswith(str(home)), document["told"]
+    assert 'GRANT UPDATE ("status") ON "shop"."subscriptions" TO "runbook";' in document["role"]
+    assert any(one["name"] == "database" and one["state"] == "ok" for one in document["checks"])
+    assert {one["mode"] for one in document["runs"]} == {"observe"}
+    assert next(one for one in document["runs"] if one["runbook"] == "pool-exhaustion")["outcome"] == "healthy"
+
+    env.write_text(taken + "\n# mine\n")
+    (home / "runbook.toml").write_text(toml + "# mine\n")
+    _, again, _ = init(home, "--env", str(app))
+    assert "stays as it is" in again["told"][0] and "stays as it is" in again["told"][1]
+    assert "# mine" in env.read_text() and "# mine" in (home / "runbook.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "runbook init --env"),
+        (("--env", "nowhere.env"), "no file at nowhere.env"),
+        (("--env", "pyproject.toml"), "no setting this product knows"),
+    ],
+)
+def test_a_start_with_nothing_says_what_to_give(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
+    code, document, _ = init(tmp_path, *words)
+    assert code == 2
+    assert told in document["reason"]
+    assert not (tmp_path / ".env").exists()
+
+
+def test_a_database_that_is_down_does_not_end_it(tmp_path: Path) -> None:
+    app = tmp_path / "app.env"
+    app.write_text("DATABASE_URL=postgresql://runbook:hush-hush@127.0.0.1:9/app\n")
+    code, document, _ = init(tmp_path, "--env", str(app))
+    assert code == 2
+    assert "cannot be reached" in document["told"][1]
+    assert "hush-hush" not in json.dumps(document)
+
+
+def test_names_in_the_profile_cannot_leave_their_quotes() -> None:
+    odd = Tables(subscription='x" TO public; DROP TABLE y; --', schema='s"s')
+    text = role_sql(odd, 'd"b', 180_000, 'r"r')
+    assert '"x"" TO public; DROP TABLE y; --"' in text
+    assert '"s""s"' in text and '"d""b"' in text and '"r""r"' in text
