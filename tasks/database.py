@@ -138,8 +138,7 @@ def failed(setting: str, where: dict[str, str], error: psycopg.Error) -> Outside
     said = str(mask(" ".join(str(error).split("\n")[0].split())))
     match error:
         case errors.InsufficientPrivilege():
-            right = "pg_signal_backend" if "terminate" in said or "cancel" in said else "what it lacks (runbook doctor)"
-            return OutsideError(setting, f"role {where['role']} may not: {said}", f"GRANT {right} TO {where['role']}")
+            return OutsideError(setting, f"role {where['role']} may not: {said}", f"{_grant(said)} TO {where['role']}")
         case errors.QueryCanceled() | errors.LockNotAvailable():
             return OutsideError(setting, f"{where['at']} took too long: {said}", "run it again", transient=True)
         case errors.UndefinedTable() | errors.UndefinedColumn() | errors.UndefinedFunction():
@@ -148,3 +147,11 @@ def failed(setting: str, where: dict[str, str], error: psycopg.Error) -> Outside
             return OutsideError(setting, f"{where['at']} ended the connection: {said}", "run it again", transient=True)
         case _:
             return OutsideError(setting, f"{where['at']} refused: {said}", "report this as a defect")
+
+
+def _grant(said: str) -> str:
+    """The grant that a refusal in PostgreSQL's words asks for."""
+    if "terminate" in said or "cancel" in said:
+        return "GRANT pg_signal_backend"
+    schema = re.search(r"permission denied for schema (\S+)", said)
+    return f'GRANT USAGE ON SCHEMA "{schema[1]}"' if schema else "GRANT what it lacks (runbook doctor)"
