@@ -1,0 +1,315 @@
+"""An adversary of the gate: asks, acts, crashes, forges, repeats, turns the clock and presses the button, in any order.
+
+The gate, the permit and the ledger are the production ones, on a real database. What must hold is judged from outside:
+from the world the acts change, and from the ledger's raw rows by counting anew, never by the code under test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+from sqlalchemy import RowMapping, select
+
+from runbook import gate
+from runbook.errors import NotPermitted
+from runbook.ledger import Ledger
+from runbook.model import Finding, Fix, FixState, Mode, Proof, Risk, Share
+from runbook.permit import Hand, Permit
+from runbook.policy import DEFAULT_CAPS, HOURS_24, MINUTES_15, Cap
+from runbook.run import ACT_MS, Run
+from runbook.schema import entry
+from runbook.schema import fix as table
+from runbook.step import hand, reader
+
+T = TypeVar("T")
+TARGETS, RUNBOOKS, ACTIONS = [f"row {n}" for n in range(6)], ["failed-payments", "pool-exhaustion"], ["set", "other"]
+CAPS = {
+    "global": Cap(per_15min=12, per_24h=30),
+    "target": Cap(per_15min=2, per_24h=4),
+    "runbook": Cap(per_run=3, per_15min=6, per_24h=12, failures_15min=3, sick_share=0.5),
+    "other": Cap(per_run=1, per_15min=2, per_24h=3),
+}
+"""Tight, so that a few steps reach each of them; the production values differ in size only."""
+
+BUSY = (FixState.granted.value, FixState.intended.value)
+
+
+class Crash(BaseException):
+    """The process dies here, as far as the ledger can tell."""
+
+
+class Terminal(io.StringIO):
+    """A person at a terminal, with one answer."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@dataclass
+class World:
+    """What acts change: each act is noted with the fix that made it."""
+
+    acts: list[str] = field(default_factory=list)
+    values: dict[str, str] = field(default_factory=lambda: dict.fromkeys(TARGETS, "old"))
+    how: str = "well"
+
+    def hands(self) -> dict[str, Hand]:
+        @hand("set {fix.target}")
+        async def act(fix: Fix, permit: Permit) -> None:
+            with permit.attempt(fix) as attempt:
+                if self.how == "dies before":
+                    raise Crash
+                self.acts.append(fix.id)
+                self.values[fix.target] = fix.want["v"]
+                if self.how == "dies after":
+                    raise Crash
+                if self.how == "is turned down":
+                    self.values[fix.target] = "old"
+                    attempt.failed("no")
+
+        @reader("look up {fix.target}")
+        async def look_up(fix: Fix) -> Proof:
+            return Proof(held=self.values[fix.target] == fix.want["v"], seen=self.values[fix.target])
+
+        return dict.fromkeys(ACTIONS, Hand(act, look_up))
+
+
+class GateMachine(RuleBasedStateMachine):
+    """Use ``over(make)``: ``make()`` gives an empty ledger for each example."""
+
+    make: Callable[[], Ledger]
+    steps: ClassVar[Counter[str]] = Counter()
+    runs, permits = Bundle("runs"), Bundle("permits")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.book, self.world = type(self).make(), World()
+        self.clock = time.time_ns()
+        self._real, self._stdin, self._stderr = time.time_ns, sys.stdin, sys.stderr
+        time.time_ns = lambda: self.clock
+        sys.stderr = io.StringIO()
+        self.loop = asyncio.new_event_loop()
+        self.stopped = False
+        self.judged = 0
+
+    def teardown(self) -> None:
+        time.time_ns, sys.stdin, sys.stderr = self._real, self._stdin, self._stderr
+        self.loop.close()
+
+    def wait(self, work: Awaitable[T]) -> T:
+        return self.loop.run_until_complete(work)
+
+    def rows(self) -> list[RowMapping]:
+        with self.book.read() as connection:
+            return list(connection.execute(select(table).order_by(table.c.seq)).mappings())
+
+    # -- what the adversary does --------------------------------------------------------------------------------
+
+    @initialize(target=runs)
+    def open_both(self) -> Any:
+        return multiple(*(self.open(name, Mode.auto) for name in RUNBOOKS))
+
+    @rule(target=runs, runbook=st.sampled_from(RUNBOOKS), mode=st.sampled_from(list(Mode)))
+    def open(self, runbook: str, mode: Mode) -> Run:
+        self.steps["open"] += 1
+        run = Run(runbook, mode)
+        run.ledger = self.book
+        self.wait(run.__aenter__())
+        run.findings.append(Finding(subject="rows", detail="are old"))
+        return run
+
+    @rule(
+        target=permits,
+        run=runs,
+        wanted=st.lists(st.tuples(st.sampled_from(TARGETS), st.sampled_from(ACTIONS)), max_size=4),
+        risk=st.sampled_from(list(Risk)),
+        by_hand=st.booleans(),
+        sick=st.sampled_from([None, Share(sick=1, of=10), Share(sick=6, of=10), Share(sick=1, of=0)]),
+        answer=st.sampled_from(["", "yes", "no"]),
+        changed=st.booleans(),
+    )
+    def ask(
+        self,
+        run: Run,
+        wanted: list[tuple[str, str]],
+        risk: Risk,
+        by_hand: bool,
+        sick: Share | None,
+        answer: str,
+        changed: bool,
+    ) -> tuple[Permit, Risk]:
+        self.steps["ask"] += 1
+        plan = [
+            Fix(action=action, target=one, risk=risk, why="old", undo="", expect={"v": "old"}, want={"v": "new"})
+            for one, action in wanted
+        ]
+        sys.stdin = Terminal(answer + "\n") if answer else io.StringIO()
+
+        async def again() -> list[Fix]:
+            return plan[:1] if changed else plan
+
+        known = {row["id"] for row in self.rows()}
+        permit = self.wait(gate.ask(run, plan, share=sick, by_hand=by_hand, again=again))
+        fresh = [row for row in self.rows() if row["id"] not in known]
+        granted = [row for row in fresh if self._ever(row["id"], FixState.granted)]
+        person = by_hand or (run.mode is Mode.approve and answer == "yes")
+        assert not granted or run.mode is not Mode.observe, "observe granted"
+        assert not granted or not self.stopped, "granted behind the red button"
+        assert not granted or person or (run.mode is Mode.auto and risk is not Risk.person), "granted unasked"
+        assert not granted or sick is None or sick.value <= 0.5, "granted in a mass failure"
+        assert {fix.id for fix in permit.fixes} <= {row["id"] for row in granted}, "a permit without its row"
+        for row in granted:
+            self._within_caps(row)
+        return permit, risk
+
+    @rule(target=permits, run=runs, row=st.sampled_from(TARGETS), action=st.sampled_from(ACTIONS))
+    def ask_plainly(self, run: Run, row: str, action: str) -> tuple[Permit, Risk]:
+        """As most runs do: a little, with nobody about."""
+        held: tuple[Permit, Risk]
+        held = self.ask(run, [(row, action)], Risk.auto, by_hand=False, sick=None, answer="", changed=False)  # type: ignore[assignment]
+        return held
+
+    @rule(
+        held=permits,
+        at=st.integers(0, 3),
+        how=st.sampled_from(["well", "well", "is turned down", "dies before", "dies after"]),
+    )
+    def act(self, held: tuple[Permit, Risk], at: int, how: str) -> None:
+        """Use a permit, again and again if it comes so."""
+        self.steps["act"] += 1
+        permit, _risk = held
+        if permit.fixes:
+            fix = permit.fixes[at % len(permit.fixes)]
+            self._try(permit, fix, how)
+
+    @rule(held=permits, at=st.integers(0, 3))
+    def act_well(self, held: tuple[Permit, Risk], at: int) -> None:
+        self.act(held, at, "well")
+
+    @rule(held=permits, other=permits, at=st.integers(0, 3), field=st.sampled_from(["target", "want", "id", "permit"]))
+    def forge(self, held: tuple[Permit, Risk], other: tuple[Permit, Risk], at: int, field: str) -> None:
+        """Act with a permit on something it was not granted for."""
+        self.steps["forge"] += 1
+        permit = held[0]
+        if not permit.fixes:
+            return
+        fix = permit.fixes[at % len(permit.fixes)]
+        if field == "permit":
+            permit = other[0]
+            if any(one.id == fix.id for one in permit.fixes):
+                return
+        changes: Mapping[str, Mapping[str, object]] = {
+            "target": {"target": "row 99"},
+            "want": {"want": {"v": "x"}},
+            "id": {"id": "fix_0"},
+            "permit": {},
+        }
+        before = list(self.world.acts)
+        self._try(permit, fix.model_copy(update=changes[field]), "well")
+        assert self.world.acts == before, "acted on a forged permit"
+
+    def _try(self, permit: Permit, fix: Fix, how: str) -> None:
+        self.world.how = how
+        stopped, before = self.stopped, list(self.world.acts)
+        live = [r for r in self.rows() if r["id"] == fix.id and r["state"] == FixState.granted.value]
+        expired = not live or live[0]["granted_until_ms"] <= self.clock // 1_000_000
+        with contextlib.suppress(NotPermitted, Crash):
+            self.wait(self.world.hands()[fix.action].act(fix, permit))
+        if self.world.acts != before:
+            assert not stopped, "acted behind the red button"
+            assert not expired, "acted on a used or expired grant"
+
+    @rule(
+        what=st.sampled_from(["clock", "clock", "stop", "start", "start", "somebody"]),
+        ms=st.sampled_from(
+            [1_000, 60_000, ACT_MS + 1, gate.GRANT_MS + 1, MINUTES_15, HOURS_24 // 2, HOURS_24, -60_000]
+        ),
+        row=st.sampled_from(TARGETS),
+    )
+    def meanwhile(self, what: str, ms: int, row: str) -> None:
+        """The clock jumps, a person presses the button, somebody else changes a target."""
+        self.steps[f"meanwhile: {what}"] += 1
+        if what == "clock":
+            self.clock += ms * 1_000_000
+        elif what == "somebody":
+            self.world.values[row] = "old"
+        else:
+            self.book.press(what, "by the adversary")
+            self.stopped = what == "stop"
+
+    @rule(run=runs)
+    def settle(self, run: Run) -> None:
+        """What the next run does with what a dead one left."""
+        self.steps["settle"] += 1
+        before = list(self.world.acts)
+        self.wait(run.settle(self.world.hands()))
+        assert self.world.acts == before, "settled by acting"
+
+    # -- what must hold, after every step -----------------------------------------------------------------------
+
+    @invariant()
+    def no_fix_acts_twice(self) -> None:
+        doubled = [one for one, count in Counter(self.world.acts).items() if count > 1]
+        assert not doubled, f"acted twice: {doubled}"
+
+    @invariant()
+    def every_act_was_written_before(self) -> None:
+        fresh = self.world.acts[self.judged :]
+        for one in fresh:
+            assert self._ever(one, FixState.intended) == 1, f"{one} acted without one intent"
+        self.judged = len(self.world.acts)
+
+    @invariant()
+    def a_target_has_one_holder(self) -> None:
+        open_now = Counter(row["target"] for row in self.rows() if row["state"] in BUSY)
+        assert not [one for one, count in open_now.items() if count > 1], "two hold one target"
+
+    def _ever(self, fix_id: str, state: FixState) -> int:
+        with self.book.read() as connection:
+            found = select(entry.c.seq).where(entry.c.fix_id == fix_id, entry.c.kind == state.value)
+            return len(connection.execute(found).all())
+
+    def _within_caps(self, row: RowMapping) -> None:
+        """Count anew, from the rows that came before, whether this grant had room in every window."""
+        now = row["decided_at_ms"]
+        before = [
+            one for one in self.rows() if one["seq"] < row["seq"] and (one["intended_at_ms"] or self._given(one, row))
+        ]
+        caps = {**DEFAULT_CAPS, **CAPS}
+        own = caps.get(row["runbook"], caps["runbook"])
+        scopes = [
+            ("global", caps["global"], before),
+            ("target", caps["target"], [one for one in before if one["target"] == row["target"]]),
+            ("runbook", own, [one for one in before if one["runbook"] == row["runbook"]]),
+            ("action", caps.get(row["action"], Cap()), [one for one in before if one["action"] == row["action"]]),
+        ]
+        for name, cap, rows in scopes:
+            ages = [now - one["decided_at_ms"] for one in rows]
+            in_run = sum(one["run_id"] == row["run_id"] for one in rows)
+            for limit, used in (
+                (cap.per_run, in_run),
+                (cap.per_15min, sum(age < MINUTES_15 for age in ages)),
+                (cap.per_24h, sum(age < HOURS_24 for age in ages)),
+            ):
+                assert limit is None or used < limit, f"cap of {name} passed: {used + 1} of {limit}"
+
+    @staticmethod
+    def _given(one: RowMapping, row: RowMapping) -> bool:
+        """Granted in the same breath, or still granted: an attempt that may yet come."""
+        same = one["run_id"] == row["run_id"] and one["decided_at_ms"] == row["decided_at_ms"]
+        return one["state"] == FixState.granted.value or (same and one["granted_until_ms"] is not None)
+
+
+def over(make: Callable[[], Ledger]) -> type[GateMachine]:
+    """The machine over the ledgers that ``make`` gives."""
+    return type("GateMachine", (GateMachine,), {"make": staticmethod(make)})
