@@ -114,6 +114,16 @@ def waited(postgres: Postgres) -> float:
     return float((row or (0,))[0])
 
 
+def youngest_idle(postgres: Postgres) -> float:
+    """For how many seconds the last to come has been idle in a transaction, as the app."""
+    with psycopg.connect(postgres.url(), autocommit=True) as watcher:
+        row = watcher.execute(
+            "SELECT coalesce(min(extract(epoch FROM now() - state_change)), 0) FROM pg_stat_activity "
+            "WHERE state LIKE 'idle in transaction%' AND usename = 'app'"
+        ).fetchone()
+    return float((row or (0,))[0])
+
+
 def fill_slots(postgres: Postgres) -> Sessions:
     """Every ordinary slot that is left, held by plain idle sessions of the app."""
     made = Sessions("plain idle sessions", postgres)

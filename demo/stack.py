@@ -260,5 +260,6 @@ class Stack:
             "INGRESS_ALERTMANAGER_TOKEN": HOOKS_TOKEN,
             "RUNBOOK_LEDGER_URL": f"sqlite:///{self.folder}/ledger.db",
             "RUNBOOK_MODE": "auto",
+            "RUNBOOK_LICENCE_DAYS": "0",
             "RUNBOOK_HOME": str(self.folder),
         }

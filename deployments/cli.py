@@ -23,7 +23,7 @@ import typer
 from prefect.exceptions import ParameterBindError, ParameterTypeError, SignatureMismatchError
 
 import flows
-from deployments import approving, ledger_view, show, undoing
+from deployments import approving, backtest, ledger_view, show, undoing
 from deployments import doctor as doctoring
 from runbook import chain
 from runbook.errors import BadSetting, RunbookError
@@ -140,6 +140,25 @@ def show_command(id_: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJ
     """All the ledger holds of one run or one fix."""
     found = ledger_view.one(open_ledger(), id_)
     _say(found, show.tree(found), as_json)
+
+
+@app.command("backtest")
+def backtest_command(
+    name: str,
+    since: Annotated[str, typer.Option(help="How far back: 90m, 24h, 7d.")] = "90d",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter as param=value.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What today's rules would have done with all that was read in that time, and where that differs from history."""
+    flow = flows.runbook(_known(name))
+    given = _parameters(name, set_ or [])
+    try:
+        known = flow.validate_parameters(given)
+    except (ParameterTypeError, ParameterBindError, SignatureMismatchError) as error:
+        raise BadSetting("--set", " ".join(str(error).split()), f"runbook run {name} --help") from None
+    after = now_ms() - ledger_view.span_ms(since)
+    found = backtest.backtest(open_ledger(), name, after, {key: known[key] for key in given})
+    _say(found.as_json(), backtest.as_text(found), as_json)
 
 
 @app.command()

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 from sqlalchemy import select
 
-from runbook import schema
+import flows
+from runbook import licence, schema
 from runbook.errors import BadSetting
 from runbook.ledger import Ledger, now_ms
 from runbook.model import Json
@@ -93,9 +94,16 @@ def export(ledger: Ledger, since: str) -> Iterator[dict[str, Json]]:
 
 
 def status(ledger: Ledger) -> dict[str, Json]:
-    """The red button and every fix that is granted or under way."""
+    """The red button, every fix that is granted or under way, and which runbooks may act alone."""
     with ledger.read() as connection:
         stopped = ledger.stopped(connection)
         rows = connection.execute(select(fix).where(fix.c.state.in_(schema.OPEN_STATES))).mappings()
         open_fixes = [{key: row[key] for key in ("id", "runbook", "action", "target", "state")} for row in rows]
-    return {"stopped": stopped is not None, "reason": stopped or "", "open_fixes": open_fixes}
+    may = {name: _licence(licence.standing(ledger, name)) for name in flows.names()}
+    return {"stopped": stopped is not None, "reason": stopped or "", "open_fixes": open_fixes, "may_act_alone": may}
+
+
+def _licence(found: licence.Standing) -> str:
+    if not found.valid:
+        return f"no: {found.why}"
+    return f"until {_when(found.until_ms)}" if found.until_ms else found.why

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated
 
 from prefect import flow
@@ -29,7 +29,7 @@ from pydantic import Field
 from runbook import gate
 from runbook.errors import OutsideError
 from runbook.memory import measure
-from runbook.model import Finding, Mode, Report
+from runbook.model import Finding, Json, Judged, Mode, Report
 from runbook.permit import Hand
 from runbook.run import Run
 from runbook.settings import parameter, settings
@@ -107,7 +107,8 @@ async def _app_log(run: Run) -> Again:
 
 async def _endpoints(run: Run) -> Again:
     url, seen = endpoints.webhook_url(), await endpoints.read_endpoints()
-    run.found(endpoints.detect_endpoints(seen, url))
+    run.found(found := endpoints.detect_endpoints(seen, url))
+    run.saw("endpoints", seen, sick=bool(found), url=url)
     permit = await gate.ask(run, endpoints.plan_endpoints(seen, url))
     await permit.apply(HANDS)
 
@@ -124,6 +125,7 @@ async def _events(run: Run, event_days: int, skip_minutes: int) -> Again:
     if missed:
         ours = endpoints.of_app(await endpoints.read_endpoints(), endpoints.webhook_url())
         reached = [one for one in ours if one.status == "enabled" or run.mode is Mode.observe]
+        run.saw("events", missed, sick=True, reached=[one.model_dump() for one in reached])
         permit = await gate.ask(run, events.plan_resend(missed, reached))
         await permit.apply(HANDS)  # one after the other: the app does not mind the order of events, so we do
     known = {one.id for one in missed}
@@ -138,7 +140,8 @@ async def _events(run: Run, event_days: int, skip_minutes: int) -> Again:
 async def _rows(run: Run, skip_minutes: int) -> Again:
     seen = await reconcile.read_comparison(skip_minutes)
     measure(run.ledger, {"drift_rows": len(seen.drifts)})
-    run.found(reconcile.detect_drift(seen))
+    run.found(found := reconcile.detect_drift(seen))
+    run.saw("rows", seen, sick=bool(found))
     for text in reconcile.notices_of(seen):
         run.notice(text)
     permit = await gate.ask(run, reconcile.plan_drift(seen), share=seen.share)
@@ -155,7 +158,8 @@ async def _rows(run: Run, skip_minutes: int) -> Again:
 async def _invoices(run: Run, money_cap_cents: int) -> Again:
     seen, now, tried = await payments.read_invoices(), int(time.time()), payments.tried_targets(run.ledger)
     due = [one for one in seen if not payments.why_not(one, now, tried)]
-    run.found(payments.detect_invoices(due))
+    run.found(found := payments.detect_invoices(due))
+    run.saw("invoices", due, sick=bool(found), money_cap_cents=money_cap_cents)
     for text in payments.notices_of(seen):
         run.notice(text)
     permit = await gate.ask(run, payments.plan_invoices(due, money_cap_cents))
@@ -166,3 +170,25 @@ async def _invoices(run: Run, money_cap_cents: int) -> Again:
         return payments.detect_invoices([one for one in left if one.id in {planned.id for planned in due}])
 
     return again
+
+
+def replay(stage: str, seen: Json, given: Mapping[str, Json]) -> Judged:
+    """What today's rules say of endpoints, rows or invoices as they were read then."""
+    match stage:
+        case "endpoints":
+            read = [endpoints.Endpoint.model_validate(one) for one in seen]
+            url, acts = str(given["url"]), ("enable_endpoint", "disable_endpoint")
+            return Judged(endpoints.detect_endpoints(read, url), endpoints.plan_endpoints(read, url), actions=acts)
+        case "events":
+            missed = [events.Undelivered.model_validate(one) for one in seen]
+            reached = [endpoints.Endpoint.model_validate(one) for one in given["reached"]]
+            plan = events.plan_resend(missed, reached)
+            return Judged(events.detect_undelivered(missed), plan, actions=("resend_event",))
+        case "rows":
+            rows = reconcile.Comparison.model_validate(seen)
+            acts = ("copy_status", "restore_status")
+            return Judged(reconcile.detect_drift(rows), reconcile.plan_drift(rows), rows.share, acts)
+        case _:
+            due = [payments.Invoice.model_validate(one) for one in seen]
+            cap = int(given["money_cap_cents"])
+            return Judged(payments.detect_invoices(due), payments.plan_invoices(due, cap), actions=("retry_payment",))

@@ -20,8 +20,7 @@ By hand: SELECT pid, state, xact_start, pg_blocking_pids(pid), query FROM pg_sta
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Annotated
@@ -32,7 +31,7 @@ from pydantic import Field
 from runbook import gate
 from runbook.errors import OutsideError
 from runbook.memory import measure
-from runbook.model import Finding, Fix, Json, Mode, Report, Risk, Share
+from runbook.model import Finding, Fix, Json, Judged, Mode, Report, Risk, Share
 from runbook.permit import Hand
 from runbook.run import Run
 from runbook.settings import parameter, settings
@@ -52,6 +51,13 @@ HANDS = {
     "cancel_query": Hand(cancel_query, is_cancelled),
     "set_idle_timeout": Hand(idle_timeout.set_idle_timeout, idle_timeout.is_set, idle_timeout.put_back),
 }
+
+
+def replay(_stage: str, seen: Json, given: Mapping[str, Json]) -> Judged:
+    """What today's rules say of a pool as it was read then."""
+    pool, bounds = Pool.model_validate(seen), Bounds(**given)
+    return Judged(detect(pool, bounds), plan(pool, bounds), share(pool, plan(pool, bounds)))
+
 
 FullAt = Annotated[float, Field(ge=0.3, le=1)]
 Seconds = Annotated[int, Field(ge=1, le=86_400)]
@@ -85,6 +91,7 @@ async def pool_exhaustion(
         pool = await look(run, began)
         measure(run.ledger, {"pool_used_share": pool.server.share})
         findings = detect(pool, bounds)
+        run.saw("pool", pool, sick=bool(findings), **bounds._asdict())
         tell(run, notices(pool, bounds))
         if findings:
             run.found(findings)
@@ -226,7 +233,8 @@ def plan(pool: Pool, at: Bounds) -> list[Fix]:
     roots = [one for one in roots if one.idle_in_transaction or one in endless]
     chosen, old = [*roots, *_oldest(pool, at, roots, sick)], {one.pid for one in sick}
     fixes = [_act(one, len(trees.get(one.pid, ())), one.pid in old) for one in chosen]
-    return [*fixes, *_durable(pool, [one for one in chosen if one.idle_in_transaction], at)]
+    forgotten = [one for one in chosen if one.idle_in_transaction]
+    return [*fixes, *idle_timeout.plan_timeout(pool, forgotten, at.idle_seconds)]
 
 
 def _oldest(pool: Pool, at: Bounds, roots: Sequence[Session], sick: Sequence[Session]) -> list[Session]:
@@ -258,25 +266,6 @@ def _act(one: Session, blocks: int, old: bool) -> Fix:
 
 def _on(one: Session, action: str, why: str, expect: dict[str, Json], undo: str) -> Fix:
     return Fix(action=action, target=_name(one), risk=Risk.guarded, why=why, undo=undo, expect=expect)
-
-
-def _durable(pool: Pool, forgot: Sequence[Session], at: Bounds) -> list[Fix]:
-    open_ended = Counter(one.role for one in forgot if one.role in pool.timeouts and not pool.timeouts[one.role].holds)
-    for role, count in open_ended.most_common(1):
-        here = {"role": role, "database": pool.database}
-        prior = pool.timeouts[role].here
-        return [
-            Fix(
-                action="set_idle_timeout",
-                target=idle_timeout.target(role, pool.database),
-                risk=Risk.person,
-                why=f"{count} of its sessions idled in a transaction and nothing ends them",
-                undo=f"puts back what was there: {prior or 'no setting'}",
-                expect=here | {"value": prior},
-                want=here | {"value": f"{at.idle_seconds}s"},
-            )
-        ]
-    return []
 
 
 def share(pool: Pool, planned: Sequence[Fix]) -> Share:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -132,6 +132,18 @@ class Share(Frozen):
     @property
     def value(self) -> float:
         return self.sick / self.of if self.of else 1.0
+
+
+class Judged(NamedTuple):
+    """What a runbook's rules make of one reading; the same for a reading of now and of long ago.
+
+    ``actions`` are those that this kind of reading may lead to; empty means all of the runbook's.
+    """
+
+    findings: Sequence[Finding]
+    plan: Sequence[Fix]
+    share: Share | None = None
+    actions: Collection[str] = ()
 
 
 class Report(Frozen):

@@ -11,12 +11,13 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 from prefect.states import Completed, Failed
 
-from runbook import artifacts
+from runbook import artifacts, licence, recorder
 from runbook.errors import NotConfigured, RunbookError
-from runbook.ledger import ledger
+from runbook.ledger import ledger, now_ms
 from runbook.mask import mask
-from runbook.model import Finding, Fix, FixState, Mode, Outcome, Report
+from runbook.model import Finding, Fix, FixState, Frozen, Json, Mode, Outcome, Report
 from runbook.permit import Hand, settle
+from runbook.recorder import Snapshot
 from runbook.settings import settings
 
 ACT_MS = 120_000
@@ -56,6 +57,10 @@ class Run:
             self.notices.append(f"mode {asked} lowered to {self.mode}: RUNBOOK_MODE is the ceiling")
 
     async def __aenter__(self) -> Run:
+        if self.mode is Mode.auto and not (found := licence.standing(self.ledger, self.runbook)).valid:
+            self.mode = Mode.approve
+            step = f"runbook drill {self.runbook}, or RUNBOOK_LICENCE_DAYS=0"
+            self.notices.append(f"mode auto lowered to approve: {found.why}. Next: {step}")
         self.id = self.ledger.open_run(self.runbook, self.mode)
         return self
 
@@ -64,6 +69,12 @@ class Run:
         masked = [Finding(**mask(one.model_dump(mode="json"))) for one in findings]
         self.findings += masked
         self.ledger.found(self.id, masked)
+
+    def saw(self, stage: str, reading: Frozen | Sequence[Frozen], *, sick: bool, **parameters: Json) -> None:
+        """Keep what was read, and the parameters it was judged by, for ``runbook backtest``."""
+        seen = reading.model_dump(mode="json") if isinstance(reading, Frozen) else [*map(_dumped, reading)]
+        kept = Snapshot(run_id=self.id, stage=stage, at_ms=now_ms(), parameters=parameters, reading=seen)
+        recorder.keep(self.ledger, kept, self.runbook, sick=sick)
 
     def notice(self, text: str) -> None:
         """Tell a person something that is no finding."""
@@ -143,6 +154,10 @@ class Run:
         if self._remaining == []:
             return Outcome.fixed
         return Outcome.unsolved if acted and FixState.refused not in states else Outcome.refused
+
+
+def _dumped(one: Frozen) -> Json:
+    return one.model_dump(mode="json")
 
 
 def _made_good(fix: Fix, later: Sequence[Fix]) -> bool:

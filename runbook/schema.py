@@ -11,6 +11,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -119,6 +120,19 @@ reading = Table(
     Column("at_ms", BigInteger, nullable=False),
     Column("value", Float, nullable=False),
     Index("reading_name_at", "name", "at_ms"),
+)
+# What a run read, so that today's rules can be tried on it; the one place where readings are kept whole.
+snapshot = Table(
+    "snapshot",
+    meta,
+    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("run_id", String(32), nullable=False, index=True),
+    Column("runbook", String(64), nullable=False),
+    Column("stage", String(64), nullable=False),
+    Column("at_ms", BigInteger, nullable=False, index=True),
+    Column("parameters", JSON, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("snapshot_runbook_at", "runbook", "at_ms"),
 )
 log_event = Table(
     "log_event",

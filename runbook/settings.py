@@ -117,6 +117,8 @@ class Settings(BaseSettings):
     runbook_ledger_url: SecretStr = SecretStr("")
     runbook_profile: Path | None = None
     runbook_approval_seconds: int = Field(900, ge=30, le=86_400)
+    runbook_keep_reading_days: int = Field(90, ge=1, le=3650)
+    runbook_licence_days: int = Field(30, ge=0, le=3650)
     runbook_webhook_path: str = "/api/subscription/webhook"
 
     @field_validator("app_log", mode="before")

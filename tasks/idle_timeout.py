@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import LiteralString
 
 from psycopg import AsyncConnection, errors, sql
@@ -11,6 +13,7 @@ from runbook.model import Fix, FixState, Proof, Risk
 from runbook.permit import Permit
 from runbook.step import hand, reader
 from tasks.database import connect
+from tasks.pool import Pool, Session
 
 SETTING: LiteralString = "idle_in_transaction_session_timeout"
 LOCK = 72_717_001  # so that two runbooks never compare and set at once; ALTER ROLE itself compares nothing
@@ -26,6 +29,26 @@ WHERE d.datname = current_database() AND d.datname = %(database)s AND r.rolname 
 def target(role: str, database: str) -> str:
     """The name of what this sets."""
     return f"role {role} in database {database}"
+
+
+def plan_timeout(pool: Pool, forgot: Sequence[Session], idle_seconds: int) -> list[Fix]:
+    """The setting for the role that forgets most transactions, where nothing ends them yet."""
+    open_ended = Counter(one.role for one in forgot if one.role in pool.timeouts and not pool.timeouts[one.role].holds)
+    for role, count in open_ended.most_common(1):
+        here = {"role": role, "database": pool.database}
+        prior = pool.timeouts[role].here
+        return [
+            Fix(
+                action="set_idle_timeout",
+                target=target(role, pool.database),
+                risk=Risk.person,
+                why=f"{count} of its sessions idled in a transaction and nothing ends them",
+                undo=f"puts back what was there: {prior or 'no setting'}",
+                expect=here | {"value": prior},
+                want=here | {"value": f"{idle_seconds}s"},
+            )
+        ]
+    return []
 
 
 @hand("set idle timeout of {fix.target}")

@@ -52,6 +52,7 @@ def command(server: Postgres, stripe: StripeServer, tmp_path: Path) -> Command:
         "RUNBOOK_LEDGER_URL": f"sqlite:///{tmp_path}/ledger.db",
         "RUNBOOK_HOME": str(tmp_path),
         "RUNBOOK_MODE": "auto",
+        "RUNBOOK_LICENCE_DAYS": "0",
         "PREFECT_API_URL": "http://127.0.0.1:9/api",
         "PREFECT_HOME": str(tmp_path / "prefect"),
     }

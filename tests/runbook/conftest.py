@@ -50,6 +50,7 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     """No setting of this machine, no .env of this folder."""
     for name in settings.Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("RUNBOOK_LICENCE_DAYS", "0")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RUNBOOK_HOME", str(tmp_path))
     monkeypatch.setenv("RUNBOOK_LEDGER_URL", f"sqlite:///{tmp_path}/own.db")
