@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Engine, RowMapping, create_engine, event, insert, select, text, update
+from sqlalchemy import Connection, RowMapping, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from runbook import chain, schema
+from runbook.engine import connect
 from runbook.errors import LedgerError
 from runbook.model import Finding, Fix, FixState, Json
 from runbook.policy import HOURS_24, Attempt
@@ -40,7 +41,7 @@ class Ledger:
     """One ledger database; every method is one transaction and safe between processes and machines."""
 
     def __init__(self, url: str) -> None:
-        self.engine = _engine(url)
+        self.engine = connect(url)
         with self._problems():
             schema.migrate(self.engine)
 
@@ -259,47 +260,6 @@ class Ledger:
 def as_fix(row: RowMapping) -> Fix:
     """The fix a ledger row holds."""
     return Fix.model_validate({name: row[name] for name in Fix.model_fields})
-
-
-def _engine(url: str) -> Engine:
-    for plain in ("postgresql://", "postgres://"):
-        if url.startswith(plain):
-            url = f"postgresql+psycopg://{url.removeprefix(plain)}"
-    try:
-        engine = create_engine(url, pool_pre_ping=True, connect_args=_connect_args(url))
-    except (SQLAlchemyError, ImportError, ValueError) as error:
-        raise LedgerError(
-            "RUNBOOK_LEDGER_URL",
-            f"not a database URL ({type(error).__name__})",
-            "use sqlite:///file or postgresql://…",
-        ) from None
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _sqlite_settings)
-        event.listen(engine, "begin", _sqlite_begin)
-    elif engine.dialect.name == "postgresql":
-        event.listen(engine, "begin", _postgres_begin)
-    return engine
-
-
-def _connect_args(url: str) -> dict[str, int]:
-    return {"connect_timeout": 5} if url.startswith("postgresql") and "connect_timeout" not in url else {}
-
-
-def _postgres_begin(connection: Connection) -> None:
-    # Whoever holds a lock may be a stopped machine: waiting for it for ever would be no refusal.
-    connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
-
-
-def _sqlite_settings(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # SQLAlchemy's begin event below decides the kind of transaction
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _sqlite_begin(connection: Connection) -> None:
-    # IMMEDIATE takes the write lock first: a deferred one that reads and then writes fails at once under contention.
-    write = connection.get_execution_options().get("runbook_write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 @lru_cache(maxsize=4)

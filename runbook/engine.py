@@ -1,0 +1,52 @@
+"""How the ledger's database is spoken to: SQLite as one writer after the other, PostgreSQL with a bound on each wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
+
+from runbook.errors import LedgerError
+
+
+def connect(url: str) -> Engine:
+    """The engine for a ledger's URL; raises ``LedgerError`` where it is none."""
+    for plain in ("postgresql://", "postgres://"):
+        if url.startswith(plain):
+            url = f"postgresql+psycopg://{url.removeprefix(plain)}"
+    try:
+        engine = create_engine(url, pool_pre_ping=True, connect_args=_connect_args(url))
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        raise LedgerError(
+            "RUNBOOK_LEDGER_URL",
+            f"not a database URL ({type(error).__name__})",
+            "use sqlite:///file or postgresql://…",
+        ) from None
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _sqlite_settings)
+        event.listen(engine, "begin", _sqlite_begin)
+    elif engine.dialect.name == "postgresql":
+        event.listen(engine, "begin", _postgres_begin)
+    return engine
+
+
+def _connect_args(url: str) -> dict[str, int]:
+    return {"connect_timeout": 5} if url.startswith("postgresql") and "connect_timeout" not in url else {}
+
+
+def _postgres_begin(connection: Connection) -> None:
+    # Whoever holds a lock may be a stopped machine: waiting for it for ever would be no refusal.
+    connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
+
+
+def _sqlite_settings(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # SQLAlchemy's begin event below decides the kind of transaction
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    # IMMEDIATE takes the write lock first: a deferred one that reads and then writes fails at once under contention.
+    write = connection.get_execution_options().get("runbook_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
