@@ -1,4 +1,4 @@
-"""How the ledger's database is spoken to: SQLite as one writer after the other, PostgreSQL with a bound on each wait."""
+"""How the ledger's database is spoken to: SQLite one writer after the other, PostgreSQL with a bound on each wait."""
 
 from __future__ import annotations
 
