@@ -20,6 +20,7 @@ from rich.table import Table
 from sqlalchemy import select
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
+from demo import drill as drilling
 from demo.faults import Broken
 from demo.signals import interrupt
 from demo.stack import ROOT, Stack
@@ -260,9 +261,16 @@ def down() -> int:
     return 1
 
 
+def drill() -> int:
+    """Drill the named runbook and print what came of it as one line of JSON."""
+    figures = drilling.drill(sys.argv[2])
+    sys.stdout.write(json.dumps(figures) + "\n")
+    return 0 if figures["passed"] else 1
+
+
 def main() -> int:
     """The exit code of the named command."""
-    commands = {"": demo, "demo": demo, "up": up, "down": down, "serve": serve}
+    commands = {"": demo, "demo": demo, "up": up, "down": down, "serve": serve, "drill": drill}
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in commands:
         say(f"no such command: {name}. One of: demo, up, down")

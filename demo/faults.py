@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import psycopg
 
@@ -16,22 +16,29 @@ from demo.stack import Stack
 WRITERS = 14
 
 
-SCENES: tuple[Callable[[Stack], Scene], ...] = ()
-"""Each runbook's own faults and look-alikes; the first two runbooks' are below."""
+SCENES: Mapping[str, Callable[[Stack], Scene]] = {}
+"""What goes wrong for each runbook, and what only looks so; the first two runbooks' scenes are below."""
 
 
 class Broken:
-    """All faults and look-alikes of one stack, injected on construction."""
+    """All faults and look-alikes of one stack, or those of one runbook (``only``), injected on construction."""
 
-    def __init__(self, stack: Stack, *, with_payment: bool = False) -> None:
+    def __init__(self, stack: Stack, *, only: str = "", with_payment: bool = False) -> None:
         self.postgres, self.store = stack.postgres, stack.stripe.store
         self._sessions: list[Sessions] = []
-        self.lookalikes = [*self._quiet_sessions(), *self._quiet_money()]
-        self.faults = [*self._money(), *self._pool()]
-        self._scenes: list[Scene] = [break_it(stack) for break_it in SCENES]
+        self.faults: list[Fault] = []
+        self.lookalikes: list[Lookalike] = []
+        # The scenes first: once the pool is full, nobody gets a connection any more, the scenes neither.
+        self._scenes: list[Scene] = [break_it(stack) for name, break_it in SCENES.items() if only in {"", name}]
         for scene in self._scenes:
             self.faults += scene.faults
             self.lookalikes += scene.lookalikes
+        if only in {"", "failed-payments"}:
+            self.lookalikes += self._quiet_money()
+            self.faults += self._money()
+        if only in {"", "pool-exhaustion"}:
+            self.lookalikes += self._quiet_sessions()
+            self.faults += self._pool()
         if with_payment:
             stripe_faults.retryable_invoice(self.store)
 

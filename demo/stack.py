@@ -151,12 +151,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 class Stack:
     """``with Stack(say)``: everything up and seeded on entry, everything gone on exit.
 
-    ``events`` adds the receiver of webhooks and the responder, and gives the Prefect server a PostgreSQL of its own:
-    on SQLite it stalls when events come in quick succession.
+    Without ``prefect`` it has no server and no worker. ``events`` adds the receiver of webhooks and the responder, and
+    gives the Prefect server a PostgreSQL of its own: on SQLite it stalls when events come in quick succession.
     """
 
-    def __init__(self, say: Say, folder: Path | None = None, *, events: bool = False) -> None:
-        self.say, self.events = say, events
+    def __init__(self, say: Say, folder: Path | None = None, *, events: bool = False, prefect: bool = True) -> None:
+        self.say, self.events, self.with_prefect = say, events, prefect
         self._exit = contextlib.ExitStack()
         made = tempfile.TemporaryDirectory(prefix="runbook-demo-", ignore_cleanup_errors=True)
         self.folder = folder or Path(self._exit.enter_context(made))
@@ -192,6 +192,10 @@ class Stack:
         self.hooks_port = free_port()
         self.hooks_url = f"http://127.0.0.1:{self.hooks_port}"
         shutil.copy(PROFILE, self.folder / "runbook.toml")
+        if self.with_prefect:
+            self._start_prefect()
+
+    def _start_prefect(self) -> None:
         self.prefect = Prefect(self.folder, self.env())
         self._exit.callback(self.prefect.stop)
         with self.step("Prefect server"):

@@ -1,0 +1,115 @@
+"""What watching a healthy system of 50,000 users costs its database: connections, scans and time, for every runbook.
+
+``python -m benchmarks.detection`` starts a whole stack without Prefect, runs every runbook once in mode observe and
+reads from PostgreSQL itself what that took.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from rich.console import Console
+from rich.table import Table
+
+import flows
+from demo.stack import BIN, ROOT, Stack
+
+BIG_ROWS = 10_000
+SCANS = """
+SELECT relname, seq_scan, seq_tup_read FROM pg_stat_user_tables
+ WHERE schemaname = 'public' AND n_live_tup > %s
+"""
+TIME = """
+SELECT coalesce(sum(s.total_exec_time), 0)::float8, coalesce(sum(s.calls), 0)::int
+  FROM pg_stat_statements s JOIN pg_roles r ON r.oid = s.userid WHERE r.rolname = 'runbook'
+"""
+OURS = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'runbook'"
+
+
+class Most:
+    """The most connections of ours that were seen at once."""
+
+    def __init__(self, url: str) -> None:
+        self.seen, self._url, self._done = 0, url, threading.Event()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look every few milliseconds until the block ends."""
+        watcher = threading.Thread(target=self._watch)
+        watcher.start()
+        try:
+            yield
+        finally:
+            self._done.set()
+            watcher.join()
+
+    def _watch(self) -> None:
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            while not self._done.is_set():
+                row = connection.execute(OURS).fetchone()
+                self.seen = max(self.seen, row[0] if row else 0)
+                time.sleep(0.005)
+
+
+def scans(owner: psycopg.Connection) -> dict[str, int]:
+    """Rows read by sequential scans so far, by table of more than ``BIG_ROWS`` rows."""
+    owner.execute("SELECT pg_stat_force_next_flush()")
+    return {name: read for name, _scans, read in owner.execute(SCANS, [BIG_ROWS]).fetchall()}
+
+
+def observe(env: dict[str, str], *words: str) -> dict[str, Any]:
+    """One ``runbook`` command in mode observe, and its document."""
+    done = subprocess.run(
+        [str(BIN / "runbook"), *words, "--mode", "observe", "--json"],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def main() -> None:
+    """Each runbook by itself, then the whole sweep, each the second time: the first one learns the log and the app."""
+    table = Table(title="Watching a healthy system", title_justify="left")
+    for column in (
+        "runbook",
+        "outcome",
+        "database time",
+        "statements",
+        "connections at most",
+        "rows scanned in big tables",
+    ):
+        table.add_column(column)
+    with (
+        Stack(lambda _text: None, prefect=False) as stack,
+        psycopg.connect(stack.postgres.url(), autocommit=True) as owner,
+    ):
+        env = {**os.environ, **stack.env()}
+        observe(env, "sweep")
+        for words in [*(("run", name) for name in flows.names()), ("sweep",)]:
+            before = scans(owner)
+            owner.execute("SELECT pg_stat_statements_reset()")
+            most = Most(stack.postgres.url())
+            with most.watching():
+                document = observe(env, *words)
+            ms, calls = owner.execute(TIME).fetchone() or (0.0, 0)
+            after = scans(owner)
+            read = {name: after[name] - before.get(name, 0) for name in after if after[name] > before.get(name, 0)}
+            outcome = document.get("outcome") or ", ".join(sorted({one["outcome"] for one in document["runs"]}))
+            listed = ", ".join(f"{name} {count:,}" for name, count in read.items()) or "none"
+            table.add_row(words[-1], outcome, f"{ms:.1f} ms", str(calls), str(most.seen), listed)
+    Console(width=None if os.isatty(1) else 140).print(table)
+
+
+if __name__ == "__main__":
+    main()
