@@ -1,0 +1,288 @@
+"""Rotated logs packed where they lie: read back and compared before the original goes, and unpacked by undo.
+
+Only regular files that ``RUNBOOK_ARCHIVE_LOGS`` names and whose name says that they were rotated; never a live log,
+never anything of PostgreSQL's, never what somebody still writes to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import glob
+import gzip
+import hashlib
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from runbook.errors import OutsideError
+from runbook.model import Fix, Frozen, Json, Proof, Risk
+from runbook.permit import Attempt, Permit
+from runbook.settings import settings
+from runbook.step import hand, reader
+from tasks.log_files import ROTATED
+
+SETTING = "RUNBOOK_ARCHIVE_LOGS"
+PACKED = 0.25
+"""Room a packed log may need beside the original, as a share of it; logs pack to a tenth."""
+
+CHUNK = 1024 * 1024
+NEVER = ("pg_wal", "pg_xlog", "pg_xact", "pg_clog")
+"""Folders of PostgreSQL's: what is taken from them loses the database."""
+
+
+class Rotated(Frozen):
+    """One file as it was read; ``spared`` is why it must stay as it is, None where nothing speaks for it."""
+
+    path: str
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    spared: str | None
+
+    @property
+    def expect(self) -> dict[str, Json]:
+        """What must still be so when it is packed."""
+        return {name: getattr(self, name) for name in ("path", "device", "inode", "size", "mtime_ns")}
+
+
+@reader("read the rotated logs")
+async def read_rotated(rest_minutes: int) -> list[Rotated]:
+    """Every file the patterns name, the oldest first; one written to within ``rest_minutes`` is spared."""
+    return await asyncio.to_thread(_rotated, rest_minutes)
+
+
+def _rotated(rest_minutes: int) -> list[Rotated]:
+    paths = {path for pattern in settings().runbook_archive_logs for path in glob.glob(pattern)}  # noqa: PTH207 - absolute
+    live, written = {str(one.absolute()) for one in settings().app_log}, _written()
+    found = []
+    for path in sorted(paths):
+        try:
+            seen = os.lstat(path)
+        except OSError:
+            continue  # it went meanwhile
+        why = _spared(Path(path), seen, rest_minutes, live, written)
+        found.append(
+            Rotated(
+                path=path,
+                device=seen.st_dev,
+                inode=seen.st_ino,
+                size=seen.st_size,
+                mtime_ns=seen.st_mtime_ns,
+                spared=why,
+            )
+        )
+    return sorted(found, key=lambda one: (one.mtime_ns, one.path))
+
+
+def _spared(
+    path: Path, seen: os.stat_result, rest_minutes: int, live: set[str], written: set[tuple[int, int]]
+) -> str | None:
+    if not stat.S_ISREG(seen.st_mode):
+        return "no regular file"
+    if any(part in NEVER for part in path.absolute().parts) or path.absolute().parts != path.resolve().parts:
+        return "PostgreSQL's, or reached through a link"
+    if str(path.absolute()) in live or not _is_rotated(path.name):
+        return "its name does not say that it was rotated"
+    if seen.st_nlink != 1:
+        return "it has another name too"
+    if (seen.st_dev, seen.st_ino) in written:
+        return "somebody still writes to it"
+    if time.time_ns() - seen.st_mtime_ns < rest_minutes * 60 * 10**9:
+        return f"it was written to within {rest_minutes} minutes"
+    return None
+
+
+def _is_rotated(name: str) -> bool:
+    return any(ROTATED.fullmatch(name[at:]) for at, letter in enumerate(name) if letter in ".-" and at > 0)
+
+
+def _written() -> set[tuple[int, int]]:
+    """Device and inode of every file that some process has open for writing, as far as we may see."""
+    found = set()
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError, StopIteration, ValueError):
+            info = descriptor.parent.with_name("fdinfo") / descriptor.name
+            flags = next(line for line in info.read_text("ascii").splitlines() if line.startswith("flags:"))
+            if int(flags.split()[1], 8) & (os.O_WRONLY | os.O_RDWR):
+                seen = descriptor.stat()
+                found.add((seen.st_dev, seen.st_ino))
+    return found
+
+
+def plan_archive(logs: Sequence[Rotated], device: int, room: int) -> list[Fix]:
+    """Pack what lies on the sick disk, the oldest first, as far as the packed copies find room on the way."""
+    fixes = []
+    for one in logs:
+        if one.spared is not None or one.device != device or one.size == 0 or one.size * PACKED > room:
+            continue
+        fixes.append(
+            Fix(
+                action="archive_log",
+                target=f"file {one.path}",
+                risk=Risk.guarded,
+                why=f"{one.size >> 10} KiB that nobody writes to any more, packed beside it",
+                undo="unpacked to its old place, name, time and rights",
+                expect=one.expect,
+                want={"path": f"{one.path}.gz"},
+            )
+        )
+    return fixes
+
+
+@hand("archive {fix.target}")
+async def archive_log(fix: Fix, permit: Permit) -> None:
+    """Pack one log beside itself, read it back, and only then remove the original, if it is still what was read."""
+    with permit.attempt(fix) as attempt:
+        await asyncio.to_thread(_tried, _pack, fix, attempt)
+
+
+def _tried(act: Any, fix: Fix, attempt: Attempt) -> None:
+    """An act that removes nothing before its copy is whole: what the system refuses is certainly not done."""
+    try:
+        act(fix, attempt)
+    except OSError as error:
+        full = "no room for the copy" if error.errno in {errno.ENOSPC, errno.EDQUOT} else os.strerror(error.errno or 0)
+        attempt.failed(f"{fix.expect['path']}: {full}")
+
+
+def _pack(fix: Fix, attempt: Attempt) -> None:
+    path, packed = Path(str(fix.expect["path"])), Path(str(fix.want["path"]))
+    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(number, "rb") as source:
+        known = os.fstat(number)
+        if not _same(known, fix.expect) or (known.st_dev, known.st_ino) in _written():
+            attempt.moved_on("it is not as it was read any more")
+            return
+        if packed.exists():
+            with gzip.open(packed, "rb") as copy:
+                if _digest(copy) != _digest(source):
+                    attempt.moved_on(f"{packed} is there already and holds something else")
+                    return
+        else:
+            with _beside(packed, known) as part:
+                wanted = _packed(source, part, fix)
+                with gzip.open(part, "rb") as copy:
+                    if _digest(copy) != wanted:
+                        raise OSError(errno.EIO, "the copy is not the original")
+                os.link(part, packed)  # unlike a rename it never takes another file's place
+        _sync(packed.parent)
+        if not _same(os.lstat(path), fix.expect):
+            attempt.moved_on("it was written to meanwhile; the copy beside it is what it was")
+            return
+        path.unlink()
+        attempt.did(packed_bytes=packed.stat().st_size)
+
+
+def _packed(source: IO[bytes], part: Path, fix: Fix) -> str:
+    digest = hashlib.sha256()
+    with part.open("wb") as raw:
+        with gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as packer:
+            while piece := source.read(CHUNK):
+                digest.update(piece)
+                packer.write(piece)
+        raw.flush()
+        os.fsync(raw.fileno())
+    os.utime(part, ns=(int(fix.expect["mtime_ns"]), int(fix.expect["mtime_ns"])))
+    return digest.hexdigest()
+
+
+@contextmanager
+def _beside(final: Path, like: os.stat_result) -> Iterator[Path]:
+    """A new file that only we can have made, with the owner and rights of ``like``; gone when the block ends."""
+    part = final.with_name(f".{final.name}.runbook")
+    with suppress(FileNotFoundError):
+        part.unlink()  # of a run that died
+    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+    try:
+        with suppress(PermissionError):
+            os.chown(part, like.st_uid, like.st_gid)
+        part.chmod(stat.S_IMODE(like.st_mode))
+        yield part
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
+
+
+def _same(seen: os.stat_result, expect: Mapping[str, Json]) -> bool:
+    now = {"device": seen.st_dev, "inode": seen.st_ino, "size": seen.st_size, "mtime_ns": seen.st_mtime_ns}
+    return stat.S_ISREG(seen.st_mode) and seen.st_nlink == 1 and all(expect[name] == now[name] for name in now)
+
+
+def _digest(file: Any) -> str:
+    found: str = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _sync(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+@reader("look up {fix.target}")
+async def look_up_log(fix: Fix) -> Proof:
+    """Whether the original is gone and the copy beside it unpacks to its size; or, undone, the other way round."""
+    return await asyncio.to_thread(_looked_up, fix)
+
+
+def _looked_up(fix: Fix) -> Proof:
+    here, there = Path(str(fix.want["path"])), Path(str(fix.expect["path"]))
+    if there.exists():
+        return Proof(held=False, seen=f"{there} is still there")
+    if not here.exists():
+        return Proof(held=None, seen=f"neither {there} nor {here} is there: somebody moved them")
+    try:
+        size = here.stat().st_size if fix.action == "restore_log" else _unpacked_size(here)
+    except OSError as error:
+        raise OutsideError(SETTING, f"{here}: {error.strerror or error}", "run it again as a user who may") from None
+    return Proof(held=size == fix.expect["size"], seen=f"{here} holds {size} bytes", evidence={"bytes": size})
+
+
+def _unpacked_size(packed: Path) -> int:
+    with gzip.open(packed, "rb") as copy:
+        return sum(len(piece) for piece in iter(lambda: copy.read(CHUNK), b""))
+
+
+def undo_archive(fix: Fix) -> Fix:
+    """The inverse: unpack the copy to the original's place."""
+    kept = {name: fix.expect[name] for name in ("size", "mtime_ns")}
+    expect = {**kept, "path": fix.want["path"]}
+    changed = {"action": "restore_log", "expect": expect, "want": {"path": fix.expect["path"]}}
+    return fix.model_copy(update=changed | {"why": f"undo of {fix.id}", "undo": "archived again by the next run"})
+
+
+@hand("restore {fix.target}")
+async def restore_log(fix: Fix, permit: Permit) -> None:
+    """Unpack one log to where it was, if nothing else took its place and the copy is the one we made."""
+    with permit.attempt(fix) as attempt:
+        await asyncio.to_thread(_tried, _unpack, fix, attempt)
+
+
+def _unpack(fix: Fix, attempt: Attempt) -> None:
+    packed, path = Path(str(fix.expect["path"])), Path(str(fix.want["path"]))
+    if not packed.exists() or os.lstat(packed).st_mtime_ns != fix.expect["mtime_ns"]:
+        attempt.moved_on(f"{packed} is not the copy that was made")
+        return
+    if path.exists():
+        attempt.moved_on(f"{path} is another file by now")
+        return
+    with _beside(path, packed.stat()) as part:
+        with gzip.open(packed, "rb") as copy, part.open("wb") as whole:
+            shutil.copyfileobj(copy, whole, CHUNK)
+            whole.flush()
+            os.fsync(whole.fileno())
+        if part.stat().st_size != fix.expect["size"]:
+            raise OSError(errno.EIO, "the copy does not unpack to the original")
+        os.utime(part, ns=(int(fix.expect["mtime_ns"]), int(fix.expect["mtime_ns"])))
+        os.link(part, path)
+    _sync(path.parent)
+    packed.unlink()
