@@ -113,7 +113,7 @@ def scorecard(stack: Stack, broken: Broken, began_ms: int) -> bool:
     for fault in broken.faults:
         mended = fault.mended()
         good &= mended
-        found, fixed = times(ledger, fault.runbook, fault.actions, began_ms)
+        found, fixed = times(ledger, fault.runbook, fault.actions, began_ms) if fault.actions else ("-", "-")
         with ledger.read() as connection:
             rule = select(fix.c.id).where(fix.c.action.in_(fault.actions), fix.c.state == "proven")
             count = len(connection.execute(rule).all())
@@ -145,6 +145,9 @@ def demo() -> int:
             say("Running the sweep through Prefect: deployment health-sweep, mode auto")
             state = api.watch(api.start("health-sweep", mode="auto"), stack.prefect.check)
             say(f"  ✓ sweep ended: {state}")
+            say("Looking at the seven alerts: deployment alert-watch")
+            state = api.watch(api.start("alert-watch"), stack.prefect.check)
+            say(f"  ✓ the watch ended: {state}")
             _outcomes(stack)
             good = scorecard(stack, broken, began_ms)
         except RuntimeError as error:

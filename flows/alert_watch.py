@@ -46,6 +46,16 @@ from tasks.wanted import want_once
 NAME = "alert-watch"
 EACH_SECONDS = 15.0
 STATES = "alerts/states"
+FOR: Mapping[str, tuple[int, int]] = {
+    "error-rate": (3, 5),
+    "database-latency": (3, 5),
+    "memory": (4, 5),
+    "disk": (2, 3),
+    "payment-failures": (2, 3),
+    "auth-failures": (2, 3),
+    "api-p95": (3, 5),
+}
+"""How many of how many minutes must be bad before an alert fires."""
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Milliseconds = Annotated[int, Field(ge=10, le=60_000)]
@@ -132,9 +142,9 @@ async def alert_watch(
     sign_ins = partial(sign_in_sample, auth_failures_per_minute)
     payments = partial(payment_sample, test_payments=test_payments)
     table = [
-        _alert("error-rate", "/min", errors_per_minute, 3, 5, errors, "a person reads the errors"),
-        _alert("database-latency", "ms", database_ms, 3, 5, latency_sample, "", "slow-queries"),
-        _alert("memory", "", memory_share, 4, 5, memory_sample, "then a person scales up", "memory-pressure"),
+        _alert("error-rate", "/min", errors_per_minute, errors, "a person reads the errors"),
+        _alert("database-latency", "ms", database_ms, latency_sample, "", "slow-queries"),
+        _alert("memory", "", memory_share, memory_sample, "then a person scales up", "memory-pressure"),
         _alert(
             "disk", " free", disk_free_share, 2, 3, disk_sample, "then a person adds storage", "full-disk", below=True
         ),
@@ -158,7 +168,7 @@ async def alert_watch(
             "a person looks for an attack",
             "broken-sessions",
         ),
-        _alert("api-p95", "s", api_p95_seconds, 3, 5, api_sample, "", "slow-queries", "pool-exhaustion"),
+        _alert("api-p95", "s", api_p95_seconds, api_sample, "", "slow-queries", "pool-exhaustion"),
     ]
     samples = await asyncio.gather(*(_read(alert) for alert in table))
     alarms = judge(book, table, samples, blind_minutes)
@@ -174,13 +184,12 @@ def _alert(
     name: str,
     unit: str,
     trigger: float,
-    need: int,
-    of: int,
     read: Callable[[], Awaitable[Sample]],
     person: str,
     *runbooks: str,
     below: bool = False,
 ) -> Alert:
+    need, of = FOR[name]
     return Alert(Rule(name=name, trigger=trigger, need=need, of=of, below=below), unit, read, runbooks, person)
 
 
