@@ -52,7 +52,7 @@ class Api:
         headers = {"content-type": "application/json"}
         request = urllib.request.Request(f"{self.url}/api{path}", data, headers, method=method)
         for attempt in Retrying(
-            retry=retry_if_exception(_busy), stop=stop_after_attempt(5), wait=wait_fixed(1), reraise=True
+            retry=retry_if_exception(_busy), stop=stop_after_attempt(15), wait=wait_fixed(1), reraise=True
         ):
             with attempt, urllib.request.urlopen(request, timeout=30) as answer:
                 return json.loads(answer.read() or b"null")

@@ -145,29 +145,9 @@ async def alert_watch(
         _alert("error-rate", "/min", errors_per_minute, errors, "a person reads the errors"),
         _alert("database-latency", "ms", database_ms, latency_sample, "", "slow-queries"),
         _alert("memory", "", memory_share, memory_sample, "then a person scales up", "memory-pressure"),
-        _alert(
-            "disk", " free", disk_free_share, 2, 3, disk_sample, "then a person adds storage", "full-disk", below=True
-        ),
-        _alert(
-            "payment-failures",
-            "",
-            payment_failure_share,
-            2,
-            3,
-            payments,
-            "then a person asks Stripe",
-            "failed-payments",
-        ),
-        _alert(
-            "auth-failures",
-            "/min",
-            auth_failures_per_minute,
-            2,
-            3,
-            sign_ins,
-            "a person looks for an attack",
-            "broken-sessions",
-        ),
+        _alert("disk", " free", disk_free_share, disk_sample, "then a person adds storage", "full-disk", below=True),
+        _alert("payment-failures", "", payment_failure_share, payments, "then a person asks Stripe", "failed-payments"),
+        _alert("auth-failures", "/min", auth_failures_per_minute, sign_ins, "a person looks on", "broken-sessions"),
         _alert("api-p95", "s", api_p95_seconds, api_sample, "", "slow-queries", "pool-exhaustion"),
     ]
     samples = await asyncio.gather(*(_read(alert) for alert in table))
