@@ -15,6 +15,7 @@ import os
 import shutil
 import stat
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -60,24 +61,23 @@ async def read_rotated(rest_minutes: int) -> list[Rotated]:
 
 def _rotated(rest_minutes: int) -> list[Rotated]:
     paths = {path for pattern in settings().runbook_archive_logs for path in glob.glob(pattern)}  # noqa: PTH207 - absolute
-    live, written = {str(one.absolute()) for one in settings().app_log}, _written()
-    found = []
-    for path in sorted(paths):
-        try:
-            seen = os.lstat(path)
-        except OSError:
-            continue  # it went meanwhile
-        why = _spared(Path(path), seen, rest_minutes, live, written)
-        found.append(
-            Rotated(
-                path=path,
-                device=seen.st_dev,
-                inode=seen.st_ino,
-                size=seen.st_size,
-                mtime_ns=seen.st_mtime_ns,
-                spared=why,
-            )
+    seen: dict[str, os.stat_result] = {}
+    for path in paths:
+        with suppress(OSError):  # it went meanwhile
+            seen[path] = os.lstat(path)
+    live = {str(one.absolute()) for one in settings().app_log}
+    written = _written({(one.st_dev, one.st_ino) for one in seen.values()})
+    found = [
+        Rotated(
+            path=path,
+            device=one.st_dev,
+            inode=one.st_ino,
+            size=one.st_size,
+            mtime_ns=one.st_mtime_ns,
+            spared=_spared(Path(path), one, rest_minutes, live, written),
         )
+        for path, one in seen.items()
+    ]
     return sorted(found, key=lambda one: (one.mtime_ns, one.path))
 
 
@@ -103,16 +103,17 @@ def _is_rotated(name: str) -> bool:
     return any(ROTATED.fullmatch(name[at:]) for at, letter in enumerate(name) if letter in ".-" and at > 0)
 
 
-def _written() -> set[tuple[int, int]]:
-    """Device and inode of every file that some process has open for writing, as far as we may see."""
+def _written(files: set[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Those of ``files`` (device and inode) that some process has open for writing, as far as we may see."""
     found = set()
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+    for descriptor in glob.iglob("/proc/[0-9]*/fd/*"):  # noqa: PTH207 - a hundred thousand of them, quickly
         with suppress(OSError, StopIteration, ValueError):
-            info = descriptor.parent.with_name("fdinfo") / descriptor.name
-            flags = next(line for line in info.read_text("ascii").splitlines() if line.startswith("flags:"))
-            if int(flags.split()[1], 8) & (os.O_WRONLY | os.O_RDWR):
-                seen = descriptor.stat()
-                found.add((seen.st_dev, seen.st_ino))
+            seen = os.stat(descriptor)  # noqa: PTH116
+            if (seen.st_dev, seen.st_ino) in files:
+                lines = Path(descriptor.replace("/fd/", "/fdinfo/")).read_text("ascii").splitlines()
+                flags = next(line for line in lines if line.startswith("flags:"))
+                if int(flags.split()[1], 8) & (os.O_WRONLY | os.O_RDWR):
+                    found.add((seen.st_dev, seen.st_ino))
     return found
 
 
@@ -148,8 +149,8 @@ def _tried(act: Any, fix: Fix, attempt: Attempt) -> None:
     try:
         act(fix, attempt)
     except OSError as error:
-        full = "no room for the copy" if error.errno in {errno.ENOSPC, errno.EDQUOT} else os.strerror(error.errno or 0)
-        attempt.failed(f"{fix.expect['path']}: {full}")
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        attempt.failed(f"{fix.expect['path']}: {'no room for the copy' if full else error.strerror or error}")
 
 
 def _pack(fix: Fix, attempt: Attempt) -> None:
@@ -157,20 +158,18 @@ def _pack(fix: Fix, attempt: Attempt) -> None:
     number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(number, "rb") as source:
         known = os.fstat(number)
-        if not _same(known, fix.expect) or (known.st_dev, known.st_ino) in _written():
+        if not _same(known, fix.expect) or _written({(known.st_dev, known.st_ino)}):
             attempt.moved_on("it is not as it was read any more")
             return
         if packed.exists():
-            with gzip.open(packed, "rb") as copy:
-                if _digest(copy) != _digest(source):
-                    attempt.moved_on(f"{packed} is there already and holds something else")
-                    return
+            if _held(packed) != _digest(source):
+                attempt.moved_on(f"{packed} is there already and holds something else")
+                return
         else:
             with _beside(packed, known) as part:
                 wanted = _packed(source, part, fix)
-                with gzip.open(part, "rb") as copy:
-                    if _digest(copy) != wanted:
-                        raise OSError(errno.EIO, "the copy is not the original")
+                if _held(part) != wanted:
+                    raise OSError(errno.EIO, "the copy is not the original")
                 os.link(part, packed)  # unlike a rename it never takes another file's place
         _sync(packed.parent)
         if not _same(os.lstat(path), fix.expect):
@@ -220,6 +219,15 @@ def _digest(file: Any) -> str:
     return found
 
 
+def _held(packed: Path) -> str | None:
+    """The digest of what a packed file holds, or None where it is no whole one."""
+    try:
+        with gzip.open(packed, "rb") as copy:
+            return _digest(copy)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        return None
+
+
 def _sync(folder: Path) -> None:
     number = os.open(folder, os.O_RDONLY)
     try:
@@ -248,8 +256,11 @@ def _looked_up(fix: Fix) -> Proof:
 
 
 def _unpacked_size(packed: Path) -> int:
-    with gzip.open(packed, "rb") as copy:
-        return sum(len(piece) for piece in iter(lambda: copy.read(CHUNK), b""))
+    try:
+        with gzip.open(packed, "rb") as copy:
+            return sum(len(piece) for piece in iter(lambda: copy.read(CHUNK), b""))
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        return -1
 
 
 def undo_archive(fix: Fix) -> Fix:
@@ -276,10 +287,13 @@ def _unpack(fix: Fix, attempt: Attempt) -> None:
         attempt.moved_on(f"{path} is another file by now")
         return
     with _beside(path, packed.stat()) as part:
-        with gzip.open(packed, "rb") as copy, part.open("wb") as whole:
-            shutil.copyfileobj(copy, whole, CHUNK)
-            whole.flush()
-            os.fsync(whole.fileno())
+        try:
+            with gzip.open(packed, "rb") as copy, part.open("wb") as whole:
+                shutil.copyfileobj(copy, whole, CHUNK)
+                whole.flush()
+                os.fsync(whole.fileno())
+        except (EOFError, zlib.error):
+            raise OSError(errno.EIO, "the copy is spoiled") from None
         if part.stat().st_size != fix.expect["size"]:
             raise OSError(errno.EIO, "the copy does not unpack to the original")
         os.utime(part, ns=(int(fix.expect["mtime_ns"]), int(fix.expect["mtime_ns"])))

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from demo.alert_faults import at
 from demo.paging_servers import PagerDuty, Slack
 from demo.sentry_server import Sentry
 from demo.serving import Served
@@ -82,7 +83,7 @@ class World:
         self.last = found
         return {row.alert: row for row in found.rows}
 
-    def keys(self) -> list[str]:
+    def open_pages(self) -> list[str]:
         """The keys of the pages that are open."""
         return [one.key for one in outbox.pages(self.book) if not one.resolved_at_ms]
 
@@ -114,8 +115,6 @@ def away_from_the_minute() -> None:
 
 def write_json(log: Path, at_minute: int, count: int, name: str, level: str = "error", **fields: Any) -> None:
     """``count`` JSON lines within one minute."""
-    from demo.alert_faults import at
-
     with log.open("a", encoding="utf-8") as out:
         for one in range(count):
             out.write(

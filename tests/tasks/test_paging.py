@@ -1,4 +1,4 @@
-"""Telling people: at least once, in order, in the forms PagerDuty and Slack take, whatever becomes of them meanwhile."""
+"""Telling people: at least once, in order, in the forms PagerDuty and Slack take, whatever becomes of those."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ async def test_without_a_channel_the_page_waits(world: World) -> None:
 def page(**more: object) -> Page:
     base = {"seq": 1, "key": "k", "source": "s", "run_id": None, "severity": "critical", "title": "t", "text": ""}
     times = {"times": 1, "missed": 0, "opened_at_ms": 0, "seen_at_ms": 0}
-    states = {"acked_at_ms": None, "acked_by": None, "resolved_at_ms": None, "sent": {}}
+    states: dict[str, object] = {"acked_at_ms": None, "acked_by": None, "resolved_at_ms": None, "sent": {}}
     return Page.model_validate(base | times | states | more)
 
 
