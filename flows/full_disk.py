@@ -30,16 +30,9 @@ from runbook.run import Run
 from runbook.settings import parameter, settings
 from tasks.disk_trend import Slot, holding, hours_left, read_slots, remember_free, soon
 from tasks.host import Disk, read_disks
-from tasks.log_archive import (
-    Rotated,
-    archive_log,
-    look_up_log,
-    plan_archive,
-    read_rotated,
-    restore_log,
-    undo_archive,
-)
+from tasks.log_archive import archive_log, look_up_log, restore_log, undo_archive
 from tasks.logs import read_log
+from tasks.rotated_logs import Rotated, plan_archive, read_rotated
 
 NAME = "full-disk"
 LAST_SHARE = 0.03

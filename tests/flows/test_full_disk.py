@@ -16,7 +16,7 @@ from flows.full_disk import HANDS
 from runbook import outbox
 from runbook.model import FixState, Mode, Outcome
 from runbook.run import Run
-from tasks import log_archive
+from tasks import rotated_logs
 from tests.flows.disk_parts import LINE, MIB, World, fixes, make_world, of, old
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +91,7 @@ async def test_undo_is_refused_when_the_copy_is_another(world: World) -> None:
 async def test_written_to_between_plan_and_act_it_stays(world: World) -> None:
     log = world.log("web.log.1")
     world.fill(3 * MIB)
-    (plan,) = log_archive.plan_archive(await log_archive.read_rotated.fn(60), world.disk.stat().st_dev, 9 * MIB)
+    (plan,) = rotated_logs.plan_archive(await rotated_logs.read_rotated.fn(60), world.disk.stat().st_dev, 9 * MIB)
     with log.open("ab") as out:
         out.write(LINE)
     old(log)

@@ -8,7 +8,8 @@ from flows.full_disk import Seen, detect, plan
 from runbook.model import Risk
 from tasks.disk_trend import Slot, projected
 from tasks.host import Disk
-from tasks.log_archive import Rotated, _is_rotated, undo_archive
+from tasks.log_archive import undo_archive
+from tasks.rotated_logs import Rotated, is_rotated
 
 GIB = 2**30
 
@@ -93,7 +94,7 @@ def test_pure_undo_is_the_inverse() -> None:
     ],
 )
 def test_pure_names_that_say_rotated(name: str, expected: bool) -> None:
-    assert _is_rotated(name) is expected
+    assert is_rotated(name) is expected
 
 
 @pytest.mark.parametrize(
