@@ -53,7 +53,7 @@ class Api:
         headers = {"content-type": "application/json"}
         request = urllib.request.Request(f"{self.url}/api{path}", data, headers, method=method)
         for attempt in Retrying(
-            retry=retry_if_exception(_busy), stop=stop_after_attempt(5), wait=wait_fixed(1), reraise=True
+            retry=retry_if_exception(_busy), stop=stop_after_attempt(15), wait=wait_fixed(1), reraise=True
         ):
             with attempt, urllib.request.urlopen(request, timeout=30) as answer:
                 return json.loads(answer.read() or b"null")
@@ -114,7 +114,7 @@ def scorecard(stack: Stack, broken: Broken, began_ms: int) -> bool:
     for fault in broken.faults:
         mended = fault.mended()
         good &= mended
-        found, fixed = times(ledger, fault.runbook, fault.actions, began_ms)
+        found, fixed = times(ledger, fault.runbook, fault.actions, began_ms) if fault.actions else ("-", "-")
         with ledger.read() as connection:
             rule = select(fix.c.id).where(fix.c.action.in_(fault.actions), fix.c.state == "proven")
             count = len(connection.execute(rule).all())
@@ -146,6 +146,9 @@ def demo() -> int:
             say("Running the sweep through Prefect: deployment health-sweep, mode auto")
             state = api.watch(api.start("health-sweep", mode="auto"), stack.prefect.check)
             say(f"  ✓ sweep ended: {state}")
+            say("Looking at the seven alerts: deployment alert-watch")
+            state = api.watch(api.start("alert-watch"), stack.prefect.check)
+            say(f"  ✓ the watch ended: {state}")
             _outcomes(stack)
             good = scorecard(stack, broken, began_ms)
         except RuntimeError as error:

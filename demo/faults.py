@@ -8,6 +8,7 @@ import psycopg
 
 from demo import database_faults as database
 from demo import population, stripe_faults
+from demo.alert_faults import break_alerts
 from demo.database_faults import Sessions
 from demo.postgres import Postgres
 from demo.scene import Fault, Lookalike, Scene
@@ -16,7 +17,9 @@ from demo.stack import Stack
 WRITERS = 14
 
 
-SCENES: Mapping[str, Callable[[Stack], Scene]] = {}
+SCENES: Mapping[str, Callable[[Stack], Scene]] = {
+    "alert-watch": break_alerts,
+}
 """What goes wrong for each runbook, and what only looks so; the first two runbooks' scenes are below."""
 
 

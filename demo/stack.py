@@ -21,9 +21,11 @@ from typing import TypeVar
 import psycopg
 
 from demo.app import App
+from demo.paging_servers import PagerDuty, Slack
 from demo.postgres import Postgres
 from demo.scene import StandIn
 from demo.seed import seed
+from demo.sentry_server import Sentry
 from demo.signals import check, uninterrupted
 from demo.stripe_server import StripeServer
 
@@ -39,7 +41,7 @@ PROFILE = Path(__file__).with_name("runbook.toml")
 Say = Callable[[str], None]
 Kind = TypeVar("Kind")
 
-STANDINS: tuple[Callable[[], StandIn], ...] = ()
+STANDINS: tuple[Callable[[], StandIn], ...] = (PagerDuty, Slack, Sentry)
 """Vendors beside Stripe; a scene asks ``stack.standin(Kind)`` for its own."""
 
 
@@ -159,7 +161,8 @@ class Stack:
         self.say, self.events, self.with_prefect = say, events, prefect
         self._exit = contextlib.ExitStack()
         made = tempfile.TemporaryDirectory(prefix="runbook-demo-", ignore_cleanup_errors=True)
-        self.folder = folder or Path(self._exit.enter_context(made))
+        self.folder = (folder or Path(self._exit.enter_context(made))).resolve()
+        self.access_log, self.logs = self.folder / "access.log", self.folder / "logs"
 
     def __enter__(self) -> Stack:
         try:
@@ -260,6 +263,9 @@ class Stack:
             "STRIPE_API_BASE": self.stripe.url,
             "APP_URL": self.app.url,
             "APP_LOG": str(self.app.log_path),
+            "ACCESS_LOG": str(self.access_log),
+            "RUNBOOK_DISK_PATHS": str(self.folder),
+            "RUNBOOK_ARCHIVE_LOGS": f"{self.logs}/*.log.[0-9]*",
             "INGRESS_PORT": str(self.hooks_port),
             "INGRESS_ALERTMANAGER_TOKEN": HOOKS_TOKEN,
             "RUNBOOK_LEDGER_URL": f"sqlite:///{self.folder}/ledger.db",

@@ -23,7 +23,7 @@ import typer
 from prefect.exceptions import ParameterBindError, ParameterTypeError, SignatureMismatchError
 
 import flows
-from deployments import approving, backtest, drilling, ledger_view, show, undoing
+from deployments import approving, backtest, drilling, ledger_view, paging_view, show, undoing
 from deployments import doctor as doctoring
 from runbook import chain
 from runbook.errors import BadSetting, RunbookError
@@ -110,6 +110,7 @@ def run(
     except (ParameterTypeError, ParameterBindError, SignatureMismatchError) as error:
         raise BadSetting("--set", " ".join(str(error).split()), f"runbook run {name} --help") from None
     report: Report = asyncio.run(flow.fn(**given))
+    paging_view.tell()
     _say(report.as_json(), show.report_text(report), as_json)
     raise typer.Exit(report.exit_code)
 
@@ -121,6 +122,7 @@ def sweep(mode: AnyMode = Mode.auto, as_json: AsJson = False) -> None:
     from flows.health_sweep import sweep as run_all
 
     reports = asyncio.run(run_all(flows.names(), mode, 900))
+    paging_view.tell()
     _say({"runs": [one.as_json() for one in reports]}, "\n\n".join(map(show.report_text, reports)), as_json)
     configured = [one.exit_code for one in reports if not one.not_configured]
     raise typer.Exit(max(configured, default=2))
@@ -256,6 +258,28 @@ def status(as_json: AsJson = False) -> None:
     """Whether anything may act, up to which mode, and what is open."""
     found = ledger_view.status(open_ledger()) | {"ceiling": settings().runbook_mode.value}
     _say(found, show.tree(found), as_json)
+
+
+@app.command()
+def watch(as_json: AsJson = False) -> None:
+    """Look at the seven alerts now, tell and start who is needed, and show them."""
+    found = paging_view.watch(_parameters("alert-watch", []))
+    _say(found.as_json(), paging_view.watch_text(found), as_json)
+    raise typer.Exit(3 if found.sick else 0)
+
+
+@app.command()
+def pages(as_json: AsJson = False) -> None:
+    """The pages that are open, or were resolved within a day, and whether they were delivered."""
+    found = paging_view.pages(open_ledger())
+    _say(found, paging_view.pages_text(found), as_json)
+
+
+@app.command()
+def ack(key: str, as_json: AsJson = False) -> None:
+    """Say that you are at it: the page of that key is no longer escalated."""
+    page = paging_view.acknowledge(open_ledger(), key)
+    _say({"acknowledged": page.key, "by": page.acked_by}, f"Acknowledged: {page.title}", as_json)
 
 
 @app.command()

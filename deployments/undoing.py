@@ -27,7 +27,7 @@ async def undo(ledger: Ledger, fix_id: str) -> Report:
     if inverse is None:
         raise BadSetting(fix_id, f"{done.action} cannot be undone by a machine", done.undo)
     back = inverse(done).model_copy(update={"id": "", "state": FixState.planned})
-    async with Run(row["runbook"], Mode.auto) as run:
+    async with Run(row["runbook"], Mode.auto, pages=False) as run:
         run.found([Finding(subject=done.target, detail=f"undo of {fix_id} ({done.action}) asked for by a person")])
         permit = await gate.ask(run, [back], by_hand=True)
         await permit.apply(hands)

@@ -93,6 +93,18 @@ def events(ledger: Ledger, names: Collection[str], since_ms: int) -> list[LogEve
         return [LogEvent.model_validate({name: row[name] for name in LogEvent.model_fields}) for row in rows]
 
 
+def grave(ledger: Ledger, since_ms: int, limit: int = 10_000) -> list[LogEvent]:
+    """The app's log events of level error or critical from ``since_ms`` on, at most the newest ``limit``, oldest first.
+
+    Whatever their name; doubles are collapsed already.
+    """
+    rule = select(log_event).where(log_event.c.at_ms >= since_ms, log_event.c.level.in_(("error", "critical")))
+    with ledger.read() as connection:
+        rows = connection.execute(rule.order_by(log_event.c.at_ms.desc(), log_event.c.seq.desc()).limit(limit))
+        found = [{name: row[name] for name in LogEvent.model_fields} for row in rows.mappings()]
+    return [LogEvent.model_validate(row) for row in reversed(found)]
+
+
 def keep(connection: Connection, found: Sequence[LogEvent]) -> None:
     """Append events of the log, in the transaction that moves the log's cursor; prunes those past ``KEEP_HOURS``."""
     if found:

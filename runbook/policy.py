@@ -13,6 +13,7 @@ from runbook.model import Fix, FixState, Mode, Risk, Share
 MINUTES_15 = 15 * 60 * 1000
 HOURS_24 = 24 * 60 * 60 * 1000
 IN_RUN, IN_15MIN, IN_24H = "in this run", "in 15 minutes", "in 24 hours"
+MASS_FAILURE = "mass failure"
 BAD_ENDS = frozenset({FixState.failed, FixState.intended})
 
 
@@ -112,7 +113,7 @@ def _for_all(facts: Facts) -> str:
         return f"{len(recent)} attempts of this runbook failed in 15 minutes: a person must look first"
     bound = caps.sick_share
     if bound is not None and facts.share is not None and facts.share.value > bound:
-        return f"mass failure: {facts.share.sick} of {facts.share.of} are sick, more than {bound:.0%}"
+        return f"{MASS_FAILURE}: {facts.share.sick} of {facts.share.of} are sick, more than {bound:.0%}"
     return ""
 
 

@@ -11,7 +11,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 from prefect.states import Completed, Failed
 
-from runbook import artifacts, licence, recorder
+from runbook import artifacts, licence, outbox, recorder
 from runbook.errors import NotConfigured, RunbookError
 from runbook.ledger import ledger, now_ms
 from runbook.mask import mask
@@ -37,11 +37,12 @@ class Unsolved(Exception):
 class Run:
     """``async with Run(...)``: writes the run to the ledger, turns typed errors into a refused report.
 
-    ``mode`` is lowered to the ceiling ``RUNBOOK_MODE``. After the block ``result()`` is the report.
+    ``mode`` is lowered to the ceiling ``RUNBOOK_MODE``. After the block ``result()`` is the report. ``pages`` is False
+    for a run that does not look at all its runbook looks at: what it does not find says nothing.
     """
 
-    def __init__(self, runbook: str, mode: Mode) -> None:
-        self.runbook = runbook
+    def __init__(self, runbook: str, mode: Mode, *, pages: bool = True) -> None:
+        self.runbook, self._pages = runbook, pages
         asked = Mode(mode)
         self.mode = asked.under(settings().runbook_mode)
         self.ledger = ledger()
@@ -110,6 +111,8 @@ class Run:
         if isinstance(error, RunbookError):
             self._reason, self._not_configured = str(mask(str(error))), isinstance(error, NotConfigured)
         report = self._report()
+        if self._pages:
+            outbox.tell(self.ledger, report)
         sealed_by = self.ledger.close_run(self.id, report.outcome, report.as_json())
         self.report = report.model_copy(update={"sealed_by": sealed_by})
         await artifacts.publish(self.report)

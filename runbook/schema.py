@@ -158,6 +158,35 @@ hook = Table(
     Column("handled_at_ms", BigInteger, index=True),
 )
 
+# Pages to people: written here first, delivered from here as often as it takes.
+page = Table(
+    "page",
+    meta,
+    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("key", String(200), nullable=False, index=True),
+    Column("source", String(64), nullable=False),
+    Column("run_id", String(32)),
+    Column("severity", String(16), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("times", Integer, nullable=False),
+    Column("missed", Integer, nullable=False),
+    Column("opened_at_ms", BigInteger, nullable=False, index=True),
+    Column("seen_at_ms", BigInteger, nullable=False),
+    Column("acked_at_ms", BigInteger),
+    Column("acked_by", String(128)),
+    Column("resolved_at_ms", BigInteger, index=True),
+    Column("sent", JSON, nullable=False),
+    # One incident is one page, however often and by whomever it is raised.
+    Index(
+        "page_open_key",
+        "key",
+        unique=True,
+        sqlite_where=text("resolved_at_ms IS NULL"),
+        postgresql_where=text("resolved_at_ms IS NULL"),
+    ),
+)
+
 
 def migrate(engine: Engine) -> None:
     """Bring the ledger to this version's tables; refuse one that a newer version of this product wrote."""

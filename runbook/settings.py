@@ -81,6 +81,7 @@ class Settings(BaseSettings):
     app_url: str | None = None
     app_log: Annotated[tuple[Path, ...], NoDecode] = ()
     app_log_command: str = ""
+    access_log: Annotated[tuple[Path, ...], NoDecode] = ()
     admin_secret: SecretStr | None = None
     nextauth_url: str | None = None
     nextauth_secret: SecretStr | None = None
@@ -99,7 +100,9 @@ class Settings(BaseSettings):
     sentry_auth_token: SecretStr | None = None
     sentry_org: str | None = None
     sentry_project: str | None = None
+    sentry_api_base: str = "https://sentry.io"
     pagerduty_routing_key: SecretStr | None = None
+    pagerduty_api_base: str = "https://events.pagerduty.com"
     slack_webhook_url: SecretStr | None = None
 
     ingress_host: str = "127.0.0.1"
@@ -120,13 +123,26 @@ class Settings(BaseSettings):
     runbook_keep_reading_days: int = Field(90, ge=1, le=3650)
     runbook_licence_days: int = Field(30, ge=0, le=3650)
     runbook_webhook_path: str = "/api/subscription/webhook"
+    runbook_escalate_seconds: int = Field(900, ge=60, le=86_400)
+    runbook_disk_paths: Annotated[tuple[Path, ...], NoDecode] = (Path("/"),)
+    runbook_archive_logs: Annotated[tuple[str, ...], NoDecode] = ()
+    runbook_cgroup: Path | None = None
+    runbook_slow_routes: str = r"stream|/sse\b|/ai\b|generat|chat|summar"
 
-    @field_validator("app_log", mode="before")
+    @field_validator("app_log", "access_log", "runbook_disk_paths", "runbook_archive_logs", mode="before")
     @classmethod
     def _several_files(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("stripe_api_base", "app_url", "sendgrid_api_base", "openai_base_url", "nextauth_url")
+    @field_validator(
+        "stripe_api_base",
+        "app_url",
+        "sendgrid_api_base",
+        "openai_base_url",
+        "nextauth_url",
+        "pagerduty_api_base",
+        "sentry_api_base",
+    )
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
         if value is not None and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).netloc):
