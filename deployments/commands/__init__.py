@@ -1,0 +1,1 @@
+"""The words of the ``runbook`` command, a file for each kind."""
