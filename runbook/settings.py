@@ -95,6 +95,12 @@ class Settings(BaseSettings):
     openai_api_key: SecretStr | None = None
     openai_base_url: str | None = None
     openai_model: str | None = None
+    runbook_ai_fallback_model: str | None = None
+    runbook_ai_fallback_base_url: str | None = None
+    runbook_ai_fallback_api_key: SecretStr | None = None
+    runbook_ai_fallback_command: str = ""
+    runbook_ai_state_command: str = ""
+    runbook_ai_requeue_command: str = ""
     sentry_dsn: SecretStr | None = None
     sentry_auth_token: SecretStr | None = None
     sentry_org: str | None = None
@@ -124,7 +130,14 @@ class Settings(BaseSettings):
     def _several_files(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("stripe_api_base", "app_url", "sendgrid_api_base", "openai_base_url", "nextauth_url")
+    @field_validator(
+        "stripe_api_base",
+        "app_url",
+        "sendgrid_api_base",
+        "openai_base_url",
+        "nextauth_url",
+        "runbook_ai_fallback_base_url",
+    )
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
         if value is not None and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).netloc):
