@@ -17,10 +17,10 @@ SECONDS = 1.0
 class Generator:
     """``with Generator(app, ai) as generator``: uses the model its flag file names, and works off its queue file."""
 
-    def __init__(self, app: App, ai: OpenAIServer) -> None:
+    def __init__(self, app: App, ai: OpenAIServer, seconds: float = SECONDS) -> None:
         self.app, self.ai = app, ai
         self.written: list[str] = []
-        self._client = openai.OpenAI(api_key=KEY, base_url=ai.url, max_retries=0, timeout=SECONDS)
+        self._client = openai.OpenAI(api_key=KEY, base_url=ai.url, max_retries=0, timeout=seconds)
         self._done = threading.Event()
         self._worker = threading.Thread(target=self._work, daemon=True)
 

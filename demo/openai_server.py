@@ -31,6 +31,7 @@ ERRORS: Mapping[str, tuple[int, str, str, str]] = {
     "gone": (404, "invalid_request_error", "model_not_found", "The model does not exist or you do not have access."),
     "quota": (429, "insufficient_quota", "insufficient_quota", "You exceeded your current quota, check your billing."),
     "rate": (429, "requests", "rate_limit_exceeded", "Rate limit reached for requests per min (RPM)."),
+    "400": (400, "invalid_request_error", "", "Unsupported value."),
     "500": (500, "server_error", "", "The server had an error while processing your request."),
     "503": (503, "service_unavailable", "", "The engine is currently overloaded, please try again later."),
 }
@@ -47,11 +48,8 @@ class OpenAIServer:
     """
 
     def __init__(self, models: tuple[str, ...] = (OWN, SPARE), keys: tuple[str, ...] = (KEY,)) -> None:
-        self.models, self.keys = list(models), set(keys)
-        self.faults: list[Fault] = []
+        self._offered, self.keys = models, set(keys)
         self.asked: Counter[str] = Counter()
-        self.left = 0.9
-        self.old_names = False
         self._folder = tempfile.TemporaryDirectory(prefix="runbook-ai-", ignore_cleanup_errors=True)
         self.flag, self.queue = Path(self._folder.name) / "model", Path(self._folder.name) / "queue"
         routes = [
@@ -62,9 +60,18 @@ class OpenAIServer:
         self._served = Served(Breakable(Starlette(routes=routes)))
         self.url = f"{self._served.url}/v1"
 
-    def __enter__(self) -> OpenAIServer:
+        self.reset()
+
+    def reset(self) -> None:
+        """Everything well, as at first."""
+        self.models = list(self._offered)
+        self.faults: list[Fault] = []
+        self.asked.clear()
+        self.left, self.old_names = 0.9, False
         self.flag.write_text(OWN)
-        self.queue.touch()
+        self.queue.write_text("")
+
+    def __enter__(self) -> OpenAIServer:
         self._served.start()
         return self
 

@@ -73,16 +73,26 @@ def text(report: Report) -> str:
     return "\n".join([f"{one.subject}: {one.detail}" for one in report.findings] + list(report.notices))
 
 
+Servers = tuple[OpenAIServer, App]
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    log = tmp_path_factory.mktemp("app") / "app.log"
+    with OpenAIServer() as ai, App("postgresql://nobody@127.0.0.1:9/none", "whsec_unused", log_path=log) as app:
+        yield ai, app
+
+
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A world in which nothing is wrong, with this process's settings pointing at it."""
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
-    with (
-        OpenAIServer() as ai,
-        App("postgresql://nobody@127.0.0.1:9/none", "whsec_unused", log_path=tmp_path / "app.log") as app,
-        Generator(app, ai) as generator,
-    ):
+    ai, app = servers
+    ai.reset()
+    app.log_path = tmp_path / "app.log"
+    app.log_path.touch()
+    with Generator(app, ai, seconds=0.2) as generator:
         made = World(ai, app, generator, tmp_path, monkeypatch)
         monkeypatch.chdir(tmp_path)
         made.set(**env(made))
