@@ -61,6 +61,13 @@ def _parameters(name: str, pairs: list[str]) -> dict[str, Any]:
     return given
 
 
+def _validated(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return flows.runbook(name).validate_parameters(given)
+    except (ParameterTypeError, ParameterBindError, SignatureMismatchError) as error:
+        raise BadSetting("--set", " ".join(str(error).split()), f"runbook run {name} --help") from None
+
+
 @app.command("list")
 def list_runbooks(as_json: AsJson = False) -> None:
     """The runbooks that exist, with their symptom."""
@@ -83,10 +90,7 @@ def run(
 ) -> None:
     """Run one runbook now, here, without Prefect."""
     flow = flows.runbook(_known(name))
-    try:
-        given = flow.validate_parameters({**_parameters(name, set_ or []), "mode": mode})
-    except (ParameterTypeError, ParameterBindError, SignatureMismatchError) as error:
-        raise BadSetting("--set", " ".join(str(error).split()), f"runbook run {name} --help") from None
+    given = _validated(name, {**_parameters(name, set_ or []), "mode": mode})
     report: Report = asyncio.run(flow.fn(**given))
     _say(report.as_json(), show.report_text(report), as_json)
     raise typer.Exit(report.exit_code)
@@ -171,6 +175,19 @@ def status(as_json: AsJson = False) -> None:
     """Whether anything may act, up to which mode, and what is open."""
     found = ledger_view.status(open_ledger()) | {"ceiling": settings().runbook_mode.value}
     _say(found, show.tree(found), as_json)
+
+
+@app.command()
+def audit(as_json: AsJson = False) -> None:
+    """The performance checklist: nine items with what was seen of each. It changes nothing."""
+    from flows.performance_audit import NAME
+    from flows.performance_audit import audit as look_at_all
+    from tasks.audit import Bounds
+
+    report, items = asyncio.run(look_at_all(Bounds(**_validated(NAME, _parameters(NAME, [])))))
+    document = report.as_json() | {"items": [one.model_dump(mode="json") for one in items]}
+    _say(document, show.audit_text(report, items), as_json)
+    raise typer.Exit(report.exit_code)
 
 
 @app.command()

@@ -55,6 +55,8 @@ class Tables(BaseModel):
     subscription_stripe_id: str = "stripeSubscriptionId"
     subscription_stripe_customer: str = "stripeCustomerId"
     subscription_created: str = "createdAt"
+    session: str = "Session"
+    session_expires: str = "expires"
 
 
 class Profile(BaseModel):

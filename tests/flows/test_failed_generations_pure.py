@@ -102,7 +102,10 @@ def completion(tokens: int, text: str | None) -> object:
     message = {"role": "assistant", "content": text}
     return ChatCompletion.model_validate(
         {
-            **{"id": "1", "created": 1, "model": "m", "object": "chat.completion"},
+            "id": "1",
+            "created": 1,
+            "model": "m",
+            "object": "chat.completion",
             "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
             "usage": {"completion_tokens": tokens, "prompt_tokens": 1, "total_tokens": 1 + tokens},
         }
