@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,7 +43,8 @@ ERRORS: Mapping[str, tuple[int, str, str, str]] = {
 class OpenAIServer:
     """``with OpenAIServer() as ai``: at ``ai.url`` until the block ends; ``faults`` meet ``METHOD /path model``.
 
-    Kinds: those of ``ERRORS`` (``rate`` asks to wait ``seconds``), ``slow`` (answers after ``seconds``), ``empty`` (a
+    Kinds: those of ``ERRORS`` (``rate`` asks to wait ``seconds``), ``burst`` (the same, and it is over by then, but no
+    sooner), ``slow`` (answers after ``seconds``), ``empty`` (a
     completion without a token), ``thinks`` (all tokens spent on reasoning, no text), ``garbage`` (no JSON), ``page``
     (HTML), ``half``, ``drop``. ``left`` is the share of the rate limits its headers tell. ``flag`` is the app's own
     file that says which model it uses, ``queue`` the one its worker reads.
@@ -68,6 +71,7 @@ class OpenAIServer:
         self.faults: list[Fault] = []
         self.asked.clear()
         self.left, self.old_names = 0.9, False
+        self._limited_until = 0.0
         self.flag.write_text(OWN)
         self.queue.write_text("")
 
@@ -117,6 +121,9 @@ class OpenAIServer:
         if refused := self._refused(request):
             return refused
         fault = pick(self.faults, f"POST {request.url.path} {body['model']}")
+        if fault is not None and fault.kind == "burst":
+            self._limited_until = self._limited_until or time.monotonic() + fault.seconds
+            fault = None if time.monotonic() >= self._limited_until else replace(fault, kind="rate")
         if fault is not None and fault.kind in ERRORS:
             return self._failure(fault)
         if fault is not None and fault.kind == "drop":

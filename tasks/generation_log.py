@@ -26,7 +26,7 @@ SUCCESS, TEMPLATE, ATTEMPT = "ai_success", "ai_using_template", "ai_attempt_fail
 FAILED = ("ai_generation_failed", "ai_empty_response")
 NAMES = (SUCCESS, TEMPLATE, ATTEMPT, *FAILED)
 IDS = ("generationId", "jobId")
-SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{2,63}")
+SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,63}")
 """An id comes from a log, which users write to: only in this form, without a dash first, is it an argument."""
 
 REQUEUE = "requeue_generation"
@@ -79,10 +79,7 @@ def hear(events: Sequence[LogEvent], by_design: Collection[str]) -> Heard:
     empty = [one for one in events if one.name in FAILED or (one.name == SUCCESS and one.fields.get("length") == 0)]
     templates = [one for one in events if one.name == TEMPLATE]
     attempts = [one for one in events if one.name == ATTEMPT]
-    meant = {id(one) for one in templates if _reason(one) in by_design}
-    silent = [one for one in templates if not _reason(one)]
-    behind = len(attempts)
-    meant |= {id(one) for one in silent[: max(0, len(silent) - behind)]}
+    meant = _by_design(templates, attempts, by_design)
     failed = sorted([*empty, *(one for one in templates if id(one) not in meant)], key=lambda one: one.at_ms)
     reasons = Counter(str(mask(_reason(one) or one.name)) for one in [*attempts, *failed])
     return Heard(
@@ -93,6 +90,22 @@ def hear(events: Sequence[LogEvent], by_design: Collection[str]) -> Heard:
         lost=_lost(failed, made),
         last_success_ms=max((one.at_ms for one in made), default=0),
     )
+
+
+def _by_design(templates: Sequence[LogEvent], attempts: Sequence[LogEvent], reasons: Collection[str]) -> set[int]:
+    behind = Counter(_id(one) for one in attempts)  # "" counts those that name no generation
+    meant: set[int] = set()
+    for one in templates:
+        if _reason(one):
+            by_design = _reason(one) in reasons
+        elif _id(one) and behind[_id(one)]:
+            by_design = False
+        else:
+            by_design = behind[""] == 0
+            behind[""] -= not by_design
+        if by_design:
+            meant.add(id(one))
+    return meant
 
 
 def _reason(event: LogEvent) -> str:

@@ -83,9 +83,10 @@ async def _state() -> tuple[State, str]:
         said = f"ended with {ran.code} and said {ran.said[-200:] or 'nothing'}"
         raise OutsideError(setting, said, f"run {setting} by hand: it must print primary, fallback or the model's name")
     said = ran.said.splitlines()[-1].strip()[:100]
-    if said == "fallback" or (other is not None and said == other.model):
-        return "fallback", said
-    return ("primary" if said == "primary" or (main is not None and said == main.model) else "other"), said
+    names: dict[str, State] = {"primary": "primary", "fallback": "fallback"}
+    if main is not None and other is not None and main.model != other.model:
+        names |= {main.model: "primary", other.model: "fallback"}
+    return names.get(said, "other"), said
 
 
 def flip(why: str, now_ms: int, minutes: int) -> Fix:
