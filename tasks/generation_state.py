@@ -205,7 +205,7 @@ def plan(seen: Generation, at: Bounds) -> list[Fix]:
 def _due(seen: Generation, at: Bounds) -> str:
     """Why the flag should be turned back now; empty where it should not, or is not ours to turn."""
     flag, own = seen.switch, seen.primary
-    if flag is None or not flag.ours or flag.since_ms is None or own is None:
+    if flag is None or flag.since_ms is None or own is None:  # not ours to turn
         return ""
     settled = seen.now_ms - flag.since_ms >= at.least_minutes * MINUTE_MS
     useless = seen.fallback is not None and seen.fallback.failing
