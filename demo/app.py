@@ -16,9 +16,10 @@ import stripe
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from demo.app_assets import Assets
 from demo.serving import Served
 
 TOLERANCE_SECONDS = 300
@@ -33,9 +34,10 @@ class App:
     def __init__(self, database_url: str, webhook_secret: str, *, log_path: Path, port: int = 0) -> None:
         self.database_url, self.secret, self.log_path = database_url, webhook_secret, log_path
         self.received: list[str] = []
+        self.assets = Assets()
         self._lock = threading.Lock()
         routes = [
-            Route("/", self._page),
+            *(Route(path, self._page) for path in ("/", "/_next/{path:path}", "/images/{path:path}")),
             Route("/api/classes", self._classes, methods=["POST"]),
             Route("/api/subscription/webhook", self._webhook, methods=["POST"]),
         ]
@@ -73,8 +75,8 @@ class App:
         with self._lock, self.log_path.open("a", encoding="utf-8") as log:
             log.write(text)
 
-    async def _page(self, _request: Request) -> Response:
-        return PlainTextResponse("welcome")  # answers with the database down, as the real one does
+    async def _page(self, request: Request) -> Response:
+        return self.assets.answer(request)  # answers with the database down, as the real one does
 
     async def _classes(self, request: Request) -> Response:
         body = await request.json()

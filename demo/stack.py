@@ -21,6 +21,7 @@ from typing import TypeVar
 import psycopg
 
 from demo.app import App
+from demo.openai_server import OpenAIServer
 from demo.paging_servers import PagerDuty, Slack
 from demo.postgres import Postgres
 from demo.scene import StandIn
@@ -41,7 +42,7 @@ PROFILE = Path(__file__).with_name("runbook.toml")
 Say = Callable[[str], None]
 Kind = TypeVar("Kind")
 
-STANDINS: tuple[Callable[[], StandIn], ...] = (PagerDuty, Slack, Sentry)
+STANDINS: tuple[Callable[[], StandIn], ...] = (PagerDuty, Slack, Sentry, OpenAIServer)
 """Vendors beside Stripe; a scene asks ``stack.standin(Kind)`` for its own."""
 
 

@@ -19,7 +19,8 @@ from runbook.ledger import ledger
 from runbook.mask import mask, secret_mark
 from runbook.model import Frozen, Json
 from runbook.settings import caps, profile, settings
-from tasks import endpoints, stripe_api
+from tasks import endpoints, generation, generation_switch, stripe_api
+from tasks.generation_errors import MEANING
 from tasks.privileges import Privileges, read_privileges
 
 OPTIONAL = (
@@ -56,6 +57,7 @@ async def examine() -> list[Check]:
         ("database", _database),
         ("Stripe key", _stripe),
         ("Stripe webhook endpoint", _endpoint),
+        ("AI model", _generation),
         ("app log", _log),
         ("Prefect API", _prefect),
     ):
@@ -172,6 +174,21 @@ def _switch(id_: str, *, enabled: bool) -> Check:
     step = "" if enabled else "runbook run failed-payments"
     seen = f"{id_} {'enabled' if enabled else 'disabled'}"
     return Check(name="Stripe webhook endpoint", state="ok" if enabled else "bad", seen=seen, next_step=step)
+
+
+async def _generation() -> list[Check]:
+    settings().need("OPENAI_API_KEY", "OPENAI_MODEL")
+    checks = []
+    for access in filter(None, (generation.primary(), generation.fallback())):
+        probe = await generation.read_probe(access, 1, 0, 15)
+        meaning = MEANING.get(probe.kind)
+        seen, step = (meaning.problem, meaning.next_step) if meaning else ("writes", "")
+        name = f"AI model {access.model}"
+        checks.append(Check(name=name, state="bad" if meaning else "ok", seen=seen, next_step=step))
+    if not generation_switch.missing():
+        flag = await generation_switch.read_switch(ledger())
+        checks.append(Check(name="AI model in force", state="ok", seen=f"{flag.state} ({flag.said})"))
+    return checks
 
 
 async def _log() -> list[Check]:

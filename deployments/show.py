@@ -9,6 +9,7 @@ from deployments.first_start import Started
 from runbook.artifacts import one_line
 from runbook.model import Json, Report
 from runbook.settings import settings
+from tasks.audit import Item
 
 MANY = 12
 
@@ -64,4 +65,14 @@ def checks_text(checks: Sequence[Check]) -> str:
         lines.append(f"{marks[one.state]} {one.name:<28} {one.seen}")
         if one.next_step:
             lines.append(f"     {'':<28} next: {one.next_step}")
+    return "\n".join(lines)
+
+
+def audit_text(report: Report, items: Sequence[Item]) -> str:
+    """The checklist, a line each, with the next step under those that have one."""
+    lines = [f"{report.runbook}: {one_line(report)}"]
+    for one in items:
+        lines.append(f"{one.state:<14} {one.name:<36} {one.seen}")
+        if one.next_step:
+            lines.append(f"{'':<14} {'':<36} next: {one.next_step}")
     return "\n".join(lines)

@@ -46,8 +46,13 @@ def parameters(name: str, pairs: list[str]) -> dict[str, Any]:
     for key in given:
         if key not in takes:
             raise BadSetting(f"--set {key}", f"{name} has no such parameter", f"one of: {', '.join(takes)}")
+    checked = validated(name, given)
+    return {key: checked[key] for key in given}
+
+
+def validated(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Every parameter of a flow, the given ones checked against their types and bounds."""
     try:
-        checked: dict[str, Any] = flows.runbook(name).validate_parameters(given)
+        return flows.runbook(name).validate_parameters(given)
     except (ParameterTypeError, ParameterBindError, SignatureMismatchError) as error:
         raise BadSetting("--set", " ".join(str(error).split()), f"runbook run {name} --help") from None
-    return {key: checked[key] for key in given}

@@ -55,6 +55,8 @@ class Tables(BaseModel):
     subscription_stripe_id: str = "stripeSubscriptionId"
     subscription_stripe_customer: str = "stripeCustomerId"
     subscription_created: str = "createdAt"
+    session: str = "Session"
+    session_expires: str = "expires"
 
 
 class Profile(BaseModel):
@@ -96,6 +98,12 @@ class Settings(BaseSettings):
     openai_api_key: SecretStr | None = None
     openai_base_url: str | None = None
     openai_model: str | None = None
+    runbook_ai_fallback_model: str | None = None
+    runbook_ai_fallback_base_url: str | None = None
+    runbook_ai_fallback_api_key: SecretStr | None = None
+    runbook_ai_fallback_command: str = ""
+    runbook_ai_state_command: str = ""
+    runbook_ai_requeue_command: str = ""
     sentry_dsn: SecretStr | None = None
     sentry_auth_token: SecretStr | None = None
     sentry_org: str | None = None
@@ -142,6 +150,7 @@ class Settings(BaseSettings):
         "nextauth_url",
         "pagerduty_api_base",
         "sentry_api_base",
+        "runbook_ai_fallback_base_url",
     )
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:

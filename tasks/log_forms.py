@@ -41,6 +41,7 @@ KEYS = RAW_KEYS | frozenset(
         "user", "endpoint", "route", "path", "method", "count", "limit", "code", "status", "statusCode", "reason",
         "error", "message", "provider", "model", "attempt", "ms", "duration", "durationMs", "customer", "subscription",
         "invoice", "paymentIntent", "payment_intent", "decline_code", "type", "remaining", "action",
+        "generationId", "jobId", "length",
     }
 )  # fmt: skip
 """The only fields kept of an event, wherever in it they stand."""
@@ -56,6 +57,8 @@ IDENTIFYING = (
     "paymentIntent",
     "endpoint",
     "attempt",
+    "generationId",
+    "jobId",
 )
 """Two records are never one failure when they differ in one of these."""
 

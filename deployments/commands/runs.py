@@ -11,7 +11,7 @@ import typer
 
 import flows
 from deployments import backtest, drilling, ledger_view, paging_view, show
-from deployments.terminal import AnyMode, AsJson, known, parameters, say
+from deployments.terminal import AnyMode, AsJson, known, parameters, say, validated
 from runbook.ledger import ledger as open_ledger
 from runbook.ledger import now_ms
 from runbook.model import Mode, Report
@@ -66,6 +66,19 @@ def watch(as_json: AsJson = False) -> None:
     found = paging_view.watch(parameters("alert-watch", []))
     say(found.as_json(), paging_view.watch_text(found), as_json)
     raise typer.Exit(3 if found.sick else 0)
+
+
+@app.command()
+def audit(as_json: AsJson = False) -> None:
+    """The performance checklist: nine items with what was seen of each. It changes nothing."""
+    from flows.performance_audit import NAME
+    from flows.performance_audit import audit as look_at_all
+    from tasks.audit import Bounds
+
+    report, items = asyncio.run(look_at_all(Bounds(**validated(NAME, parameters(NAME, [])))))
+    document = report.as_json() | {"items": [one.model_dump(mode="json") for one in items]}
+    say(document, show.audit_text(report, items), as_json)
+    raise typer.Exit(report.exit_code)
 
 
 @app.command()
