@@ -19,11 +19,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from demo.mail_app import Mailer, forgot_password
 from demo.serving import Served
 
 TOLERANCE_SECONDS = 300
 
-PARTS: tuple[Callable[[App], list[Route]], ...] = ()
+PARTS: tuple[Callable[[App], list[Route]], ...] = (forgot_password,)
 """Further endpoints, one file of the demo each."""
 
 
@@ -33,6 +34,7 @@ class App:
     def __init__(self, database_url: str, webhook_secret: str, *, log_path: Path, port: int = 0) -> None:
         self.database_url, self.secret, self.log_path = database_url, webhook_secret, log_path
         self.received: list[str] = []
+        self.mailer: Mailer | None = None
         self._lock = threading.Lock()
         routes = [
             Route("/", self._page),

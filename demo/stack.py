@@ -24,7 +24,9 @@ from demo.app import App
 from demo.postgres import Postgres
 from demo.scene import StandIn
 from demo.seed import seed
+from demo.sendgrid_server import SendGridServer
 from demo.signals import check, uninterrupted
+from demo.smtp_server import SmtpServer
 from demo.stripe_server import StripeServer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +41,7 @@ PROFILE = Path(__file__).with_name("runbook.toml")
 Say = Callable[[str], None]
 Kind = TypeVar("Kind")
 
-STANDINS: tuple[Callable[[], StandIn], ...] = ()
+STANDINS: tuple[Callable[[], StandIn], ...] = (SendGridServer, SmtpServer)
 """Vendors beside Stripe; a scene asks ``stack.standin(Kind)`` for its own."""
 
 
