@@ -26,7 +26,16 @@ __all__ = ["Fault", "SendGridServer"]
 KEY = "SG.demo0123456789.demo0123456789abcdef"
 SENDER = "no-reply@app.example"
 LISTS = ("blocks", "bounces", "invalid_emails", "spam_reports", "unsubscribes")
-SCOPES = ("mail.send", "stats.read", "suppression.read", "suppression.delete", "whitelabel.read", "whitelabel.update")
+SCOPES = (
+    "mail.send",
+    "stats.read",
+    "suppression.blocks.delete",
+    "suppression.bounces.delete",
+    "suppression.invalid_emails.delete",
+    "suppression.read",
+    "whitelabel.read",
+    "whitelabel.update",
+)
 Row = dict[str, Any]
 
 
@@ -47,6 +56,14 @@ class SendGridServer:
     """
 
     def __init__(self, port: int = 0) -> None:
+        self.reset()
+        self._lock = threading.Lock()
+        routes = [Route("/{path:path}", self._serve, methods=["GET", "POST", "DELETE"])]
+        self._served = Served(Breakable(Starlette(routes=routes)), port)
+        self.url = self._served.url
+
+    def reset(self) -> None:
+        """An account in which nothing is wrong."""
         self.keys: dict[str, tuple[str, ...]] = {KEY: SCOPES}
         self.lists: dict[str, dict[str, Row]] = {name: {} for name in LISTS}
         self.groups: dict[str, str] = {}
@@ -58,10 +75,6 @@ class SendGridServer:
         self.sandboxed = 0
         self.requests: Counter[tuple[str, str]] = Counter()
         self.faults: list[Fault] = []
-        self._lock = threading.Lock()
-        routes = [Route("/{path:path}", self._serve, methods=["GET", "POST", "DELETE"])]
-        self._served = Served(Breakable(Starlette(routes=routes)), port)
-        self.url = self._served.url
 
     def __enter__(self) -> SendGridServer:
         self._served.start()

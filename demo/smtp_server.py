@@ -23,9 +23,7 @@ class SmtpServer:
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        self.replies: dict[str, str] = {}
-        self.mails: list[tuple[str, ...]] = []
-        self.seen: list[str] = []
+        self.reset()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -38,6 +36,12 @@ class SmtpServer:
             auth_require_tls=tls is not None,
             tls_context=tls,
         )
+
+    def reset(self) -> None:
+        """A server that has seen nothing and takes everything."""
+        self.replies: dict[str, str] = {}
+        self.mails: list[tuple[str, ...]] = []
+        self.seen: list[str] = []
 
     def __enter__(self) -> SmtpServer:
         self._controller.start()

@@ -39,7 +39,7 @@ from runbook.model import Finding, Fix, Mode, Report, Share
 from runbook.permit import Hand
 from runbook.run import Run
 from runbook.settings import parameter, settings
-from tasks import addresses, mail, mail_log, smtp, suppressions
+from tasks import addresses, domains, mail, mail_log, smtp, suppressions
 from tasks.sendgrid_api import Lacks
 
 NAME = "undelivered-email"
@@ -48,7 +48,7 @@ LOG_MS = 3_600_000
 _removal = Hand(suppressions.remove_row, suppressions.look_up_row, addresses.hold_back)
 _row = Hand(addresses.switch_row, addresses.look_up_row, addresses.let_go)
 HANDS = {
-    "revalidate_domain": Hand(mail.revalidate_domain, mail.look_up_domain),
+    "revalidate_domain": Hand(domains.revalidate_domain, domains.look_up_domain),
     "remove_block": _removal,
     "remove_bounce": _removal,
     "resend_reset": Hand(mail_log.resend_reset, mail_log.look_up_reset),
@@ -96,7 +96,7 @@ async def undelivered_email(
         checks, channel, sends = await _sending(run, bad_share)
         if channel is not None:
             checks += await _suppressed(run, channel, growth_rows, cooled_hours)
-            checks.append(await _asked(run, address, mx_host))
+            checks.append(await _asked(run, channel, address, mx_host))
         if settings().has_app_log:
             checks += [await _refusals(run, failures_at), await _resets(run, sends)]
         else:
@@ -155,10 +155,16 @@ async def _sending(run: Run, bad_share: float) -> tuple[list[Again], mail.Channe
         run.notice("not configured: SENDGRID_SENDER_EMAIL, so no sender, domain or trial send was looked at")
 
     async def sendgrid() -> Seen:
-        channel = await mail.read_channel(sender)
-        seen.append(channel)
-        _tell(run, channel.lacks)
-        return Seen(mail.detect_channel(channel, bad_share), mail.plan_domains(channel))
+        try:
+            channel = await mail.read_channel(sender)
+        except (OutsideError, BadSetting) as error:
+            found, plan = [mail.unreadable(error)], list[Fix]()
+        else:
+            seen.append(channel)
+            _tell(run, channel.lacks)
+            found, plan = mail.detect_channel(channel, bad_share), domains.plan_domains(channel.own_domains)
+        # Where the app mails by SMTP, SendGrid wakes nobody.
+        return Seen([one.model_copy(update={"page": one.page and not by_smtp}) for one in found], plan)
 
     async def speak() -> Seen:
         await smtp.read_smtp(sender)
@@ -177,7 +183,8 @@ async def _sending(run: Run, bad_share: float) -> tuple[list[Again], mail.Channe
 
 
 async def _suppressed(run: Run, channel: mail.Channel, growth_rows: int, cooled_hours: int) -> list[Again]:
-    usual, valid_since = suppressions.usual(run.ledger), mail.note_validity(channel)
+    usual = suppressions.usual(run.ledger)
+    valid_since = domains.note_validity(channel.own_domains) if channel.domains is not None else None
     grown: dict[str, int] = {}
     known: set[str] = set()
 
@@ -194,7 +201,8 @@ async def _suppressed(run: Run, channel: mail.Channel, growth_rows: int, cooled_
         sick = None
         if channel.stats is not None:
             sick = Share(sick=grown.get("blocks", 0), of=channel.stats.requests)
-        return Seen(suppressions.detect_blocks(rows), suppressions.plan_blocks(rows), sick)
+        plan = suppressions.plan_blocks(rows) if _may_remove(run, channel, rows) else []
+        return Seen(suppressions.detect_blocks(rows), plan, sick)
 
     async def still_blocked() -> Seen:
         rows = [row for row in await suppressions.read_blocks() if row.mark in known] if known else []
@@ -205,7 +213,14 @@ async def _suppressed(run: Run, channel: mail.Channel, growth_rows: int, cooled_
     return checks
 
 
-async def _asked(run: Run, address: str, mx_host: str) -> Again:
+def _may_remove(run: Run, channel: mail.Channel, rows: Iterable[suppressions.Row]) -> bool:
+    missing = sorted({f"suppression.{row.kind}.delete" for row in rows if not channel.may_remove(row.kind)})
+    if missing:
+        _tell(run, [f"SENDGRID_API_KEY: the key lacks {', '.join(missing)}, so nothing is taken off; grant it"])
+    return not missing
+
+
+async def _asked(run: Run, channel: mail.Channel, address: str, mx_host: str) -> Again:
     known = list[str]()
 
     async def look() -> Seen:
@@ -223,7 +238,7 @@ async def _asked(run: Run, address: str, mx_host: str) -> Again:
         if not mx_host or not await suppressions.read_mail_host(mx_host):
             _tell(run, [f"mx_host {mx_host or 'is empty'}: name a mail server of the domain: dig +short MX domain"])
             return Seen(findings)
-        return Seen(findings, suppressions.plan_asked_for(rows, mx_host))
+        return Seen(findings, suppressions.plan_asked_for(rows, mx_host) if _may_remove(run, channel, rows) else [])
 
     return await _stage(run, look)
 

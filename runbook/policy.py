@@ -37,7 +37,7 @@ DEFAULT_CAPS: Mapping[str, Cap] = {
     "remove_block": Cap(per_run=5, per_15min=5, per_24h=20),
     "remove_bounce": Cap(per_run=2, per_15min=2, per_24h=4),
     "resend_reset": Cap(per_run=4, per_15min=12, per_24h=120),
-    "revalidate_domain": Cap(per_run=2, per_15min=2, per_24h=8),
+    "revalidate_domain": Cap(per_run=1, per_15min=1, per_24h=8),
     "retry_payment": Cap(per_run=5, per_15min=5, per_24h=20),
     "enable_endpoint": Cap(per_run=2, per_15min=2, per_24h=4),
     "set_idle_timeout": Cap(per_run=1, per_15min=2, per_24h=4),  # each with its undo

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from runbook import memory
 from runbook.ledger import Ledger, ledger, now_ms
-from runbook.model import Fix, Proof
+from runbook.model import Fix, FixState, Proof
 from runbook.permit import Permit
 from runbook.schema import fix as fix_table
 from runbook.settings import settings
@@ -24,6 +24,8 @@ from tasks.sendgrid_api import ADDRESS
 
 SALT = "mail/salt"
 DAY_MS = 86_400_000
+DONE = (FixState.intended, FixState.applied, FixState.proven, FixState.undone)
+"""What may have had an effect; a fix that was turned down or came too late had none."""
 
 
 def shown(address: str) -> str:
@@ -62,10 +64,12 @@ def sender() -> str:
     return ""
 
 
-def acted_on(book: Ledger, actions: Iterable[str], days: float) -> set[str]:
-    """Marks of the addresses on which one of these actions was begun within so many days, whatever came of it."""
+def acted_on(book: Ledger, actions: Iterable[str], days: float, states: Iterable[FixState] = DONE) -> set[str]:
+    """Marks of the addresses on which one of these actions was begun within so many days and came to one of these."""
     rule = select(fix_table.c.target).where(
-        fix_table.c.action.in_(list(actions)), fix_table.c.intended_at_ms > now_ms() - round(days * DAY_MS)
+        fix_table.c.action.in_(list(actions)),
+        fix_table.c.intended_at_ms > now_ms() - round(days * DAY_MS),
+        fix_table.c.state.in_([state.value for state in states]),
     )
     with book.read() as connection:
         return {row.target.rpartition("#")[2] for row in connection.execute(rule)}

@@ -1,19 +1,15 @@
-"""Whether SendGrid lets the app send: key, sender, domain authentication, figures; and the hand that has a domain
-checked again."""
+"""Whether SendGrid lets the app send: key, sender, domain authentication, a send in sandbox mode, figures."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from runbook import memory
 from runbook.errors import BadSetting, OutsideError
-from runbook.ledger import ledger
-from runbook.model import Finding, Fix, Frozen, Json, Proof, Risk
-from runbook.permit import Permit
-from runbook.step import hand, reader
+from runbook.model import Finding, Frozen, Json
+from runbook.step import reader
+from tasks.domains import Domain, detect_domains, of_sender, read_domains
 from tasks.sendgrid_api import Lacks, TurnedDown, ask
 
 T = TypeVar("T")
@@ -24,17 +20,7 @@ MIN_REQUESTS = 50
 SPAM_SHARE = 0.003
 """Share of spam reports from which on mailbox providers refuse a sender (Gmail and Yahoo name 0.3%)."""
 
-VALID_SINCE = "mail/valid-since"
 REFUSED_SENDER = "SendGrid refuses mail from this sender"
-
-
-class Domain(Frozen):
-    """One authenticated domain; ``records`` are the DNS records it needs, by name: type, host, data, valid."""
-
-    id: int
-    domain: str
-    valid: bool
-    records: Mapping[str, Mapping[str, Json]]
 
 
 class Stats(Frozen):
@@ -74,11 +60,14 @@ class Channel(Frozen):
         """True when nothing seen keeps the app from sending by it."""
         return "mail.send" in self.scopes and not self.refused and not self.unverified
 
+    def may_remove(self, kind: str) -> bool:
+        """Whether the key may take rows off this list."""
+        return bool({"suppression.delete", f"suppression.{kind}.delete"} & set(self.scopes))
+
     @property
     def own_domains(self) -> list[Domain]:
         """The domains that authenticate the sender."""
-        host = self.sender.rpartition("@")[2].lower()
-        return [one for one in self.domains or () if f".{host}".endswith(f".{one.domain.lower()}")]
+        return of_sender(self.domains or (), self.sender)
 
 
 async def read_channel(sender: str) -> Channel:
@@ -127,21 +116,6 @@ async def read_verified(sender: str) -> bool:
         return any(one["from_email"].lower() == sender.lower() and one["verified"] for one in senders)
     except (TypeError, LookupError, AttributeError):
         raise _malformed("the list of senders") from None
-
-
-@reader("read the authenticated domains")
-async def read_domains() -> tuple[Domain, ...]:
-    """Every authenticated domain of the account, with the DNS records each needs."""
-    try:
-        return tuple(_domain(row) for row in await ask("get", "whitelabel", "domains", query={"limit": 50}))
-    except (TypeError, LookupError, ValueError, AttributeError):
-        raise _malformed("the list of domains") from None
-
-
-def _domain(row: Json) -> Domain:
-    keep = ("type", "host", "data", "valid")
-    records = {name: {key: one.get(key) for key in keep} for name, one in row["dns"].items()}
-    return Domain(id=row["id"], domain=row["domain"], valid=row["valid"] is True, records=records)
 
 
 @reader("read SendGrid's figures")
@@ -209,16 +183,7 @@ def _key(channel: Channel) -> list[Finding]:
 
 
 def _sender(channel: Channel) -> list[Finding]:
-    ours = channel.own_domains
-    found = [
-        Finding(
-            subject=f"domain {one.domain}",
-            detail="its authentication is not valid: publish the DNS records that are not, at the domain's DNS host",
-            evidence={"records": {name: dict(record) for name, record in one.records.items()}},
-        )
-        for one in ours
-        if not one.valid
-    ]
+    found = detect_domains(channel.own_domains)
     if channel.unverified:
         detail = f"{REFUSED_SENDER}: neither it nor its domain is verified (Settings, Sender Authentication)"
         found.append(Finding(subject=channel.sender, detail=detail, page=True))
@@ -241,36 +206,6 @@ def _figures(stats: Stats | None, bad_share: float) -> list[Finding]:
     return [Finding(subject=f"mail of {stats.day}", detail=detail, evidence=stats.model_dump())] if bad else []
 
 
-def plan_domains(channel: Channel) -> list[Fix]:
-    """Have SendGrid look at the DNS of the sender's domains again: whoever published the records may not have asked."""
-    return [
-        Fix(
-            action="revalidate_domain",
-            target=f"Domain/{one.id}",
-            risk=Risk.auto,
-            why=f"SendGrid says that the authentication of {one.domain} is not valid",
-            undo="nothing to take back: SendGrid reads the DNS again",
-            expect={"domain": one.domain, "valid": False},
-            want={"valid": True},
-        )
-        for one in channel.own_domains
-        if not one.valid
-    ]
-
-
-def note_validity(channel: Channel) -> float | None:
-    """Since when (Unix seconds) the sender's domain is known to be valid without a break; None while it is not."""
-    book = ledger()
-    if channel.domains is None:
-        return None
-    well = any(one.valid for one in channel.own_domains)
-    since: float | None = memory.recall(book, VALID_SINCE)
-    if well != (since is not None):
-        since = round(time.time()) if well else None
-        memory.remember(book, VALID_SINCE, since)
-    return since
-
-
 def readings(channel: Channel) -> dict[str, float]:
     """The key readings, for the plots."""
     if channel.stats is None:
@@ -278,47 +213,3 @@ def readings(channel: Channel) -> dict[str, float]:
     of = channel.stats.requests
     shares = {"mail_delivered_share": channel.stats.delivered, "mail_bounced_share": channel.stats.bounces}
     return {name: count / of for name, count in (shares | {"mail_blocked_share": channel.stats.blocks}).items()}
-
-
-# -- the hand ---------------------------------------------------------------------------------------------------------
-
-
-async def _now(fix: Fix) -> Domain:
-    try:
-        return _domain(await ask("get", "whitelabel", "domains", fix.target.partition("/")[2]))
-    except (TypeError, LookupError, ValueError, AttributeError):
-        raise _malformed(fix.target) from None
-
-
-@hand("have {fix.target} validated again")
-async def revalidate_domain(fix: Fix, permit: Permit) -> None:
-    """Ask SendGrid to read the domain's DNS again, if the domain is still the one that was read, and not valid."""
-    with permit.attempt(fix) as attempt:
-        try:
-            now = await _now(fix)
-            if now.domain != fix.expect["domain"] or now.valid:
-                attempt.moved_on(f"domain {now.domain} is {'valid' if now.valid else 'another one'} by now")
-                return
-            said = await ask("post", "whitelabel", "domains", str(now.id), "validate")
-            attempt.did(reasons=_reasons(said))
-        except (TurnedDown, BadSetting) as no:
-            attempt.failed(str(no))
-
-
-def _reasons(said: Json) -> dict[str, Json]:
-    try:
-        return {name: one["reason"] for name, one in said["validation_results"].items() if not one["valid"]}
-    except (TypeError, LookupError, AttributeError):
-        return {}  # evidence only: whether it is valid is looked up
-
-
-@reader("look up {fix.target}")
-async def look_up_domain(fix: Fix) -> Proof:
-    """Whether SendGrid now says that the domain is valid."""
-    try:
-        now = await _now(fix)
-    except TurnedDown as gone:
-        return Proof(held=False, seen=str(gone))
-    except BadSetting as no:
-        return Proof(held=None, seen=str(no))
-    return Proof(held=now.valid, seen="valid" if now.valid else "not valid; see its DNS records")

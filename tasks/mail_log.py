@@ -12,7 +12,7 @@ from runbook import memory
 from runbook.errors import OutsideError
 from runbook.ledger import Ledger, ledger, now_ms
 from runbook.memory import LogEvent
-from runbook.model import Finding, Fix, Frozen, Proof, Risk
+from runbook.model import Finding, Fix, FixState, Frozen, Proof, Risk
 from runbook.permit import Permit
 from runbook.settings import settings
 from runbook.step import hand, reader
@@ -151,7 +151,8 @@ def notices_of(seen: Resets) -> list[str]:
 
 def tried(book: Ledger) -> set[str]:
     """Marks asked for again within the hour, whatever came of it: a try that fails is a new failure in the log."""
-    return addresses.acted_on(book, ["resend_reset"], VALID_MS / addresses.DAY_MS)
+    states = (*addresses.DONE, FixState.failed)
+    return addresses.acted_on(book, ["resend_reset"], VALID_MS / addresses.DAY_MS, states)
 
 
 def plan_resets(failures: Sequence[Failure], objections: Mapping[str, Sequence[str]]) -> list[Fix]:

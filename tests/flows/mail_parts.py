@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tenacity import wait_none
 
+from demo import mail_app
 from demo.app import App
 from demo.mail_app import Mailer
 from demo.mail_faults import log_reset
@@ -44,7 +45,7 @@ class World:
         report: Report = await undelivered_email.fn(**({"hold_seconds": 0} | parameters))
         return report
 
-    def set(self, **values: str | None) -> None:
+    def env(self, **values: str | None) -> None:
         """Settings of this process; None unsets one."""
         for name, value in values.items():
             if value is None:
@@ -55,7 +56,7 @@ class World:
 
     def without_smtp(self) -> None:
         """The app mails by SendGrid."""
-        self.set(**dict.fromkeys(self.smtp.env()))
+        self.env(**dict.fromkeys(self.smtp.env()))
         self.app.mailer = Mailer(None, self.sendgrid)
 
     def fault(self, match: str, kind: str, **more: Any) -> None:
@@ -102,28 +103,33 @@ def env(world: World) -> dict[str, str]:
     }
 
 
+Servers = tuple[SendGridServer, SmtpServer, App]
+
+
 @pytest.fixture(scope="session")
-def users() -> Iterator[str]:
-    """A database with a hundred users."""
-    with Postgres() as postgres:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """The three servers, and a database with a hundred users behind the app."""
+    log = tmp_path_factory.mktemp("app") / "app.log"
+    with Postgres() as postgres, SendGridServer() as sendgrid, SmtpServer() as smtp:
         seed(postgres.url(), users=100, subscriptions=10)
-        yield postgres.url(user="app")
+        with App(postgres.url(user="app"), "whsec_none", log_path=log) as app:
+            yield sendgrid, smtp, app
 
 
 @pytest.fixture
-def world(users: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A fresh world in which nothing is wrong; the app mails by SMTP."""
-    with (
-        SendGridServer() as sendgrid,
-        SmtpServer() as smtp,
-        App(users, "whsec_none", log_path=tmp_path / "app.log") as app,
-    ):
-        app.mailer = Mailer(smtp, sendgrid)
-        made = World(sendgrid, smtp, app, tmp_path, monkeypatch)
-        for key in [key for key in os.environ if key.startswith(("RUNBOOK_", "SENDGRID_", "SMTP_", "APP_"))]:
-            monkeypatch.delenv(key)
-        made.set(**env(made))
-        yield made
+    sendgrid, smtp, app = servers
+    sendgrid.reset()
+    smtp.reset()
+    monkeypatch.setattr(mail_app, "PER_MINUTE", FOR_EVER)
+    app.log_path, app.mailer = tmp_path / "app.log", Mailer(smtp, sendgrid)
+    app.log_path.touch()
+    made = World(sendgrid, smtp, app, tmp_path, monkeypatch)
+    for key in [key for key in os.environ if key.startswith(("RUNBOOK_", "SENDGRID_", "SMTP_", "APP_"))]:
+        monkeypatch.delenv(key)
+    made.env(**env(made))
+    yield made
     forget()
 
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
 from demo import mail_faults
-from deployments.undoing import undo
-from runbook import gate
-from runbook.model import FixState, Mode, Outcome
-from runbook.run import Run
+from runbook.model import FixState, Outcome
 from tests.flows import mail_parts as parts
-from tests.flows.mail_parts import World, of, states
+from tests.flows.mail_parts import World, states
 
-users, world = parts.users, parts.world  # fixtures
+servers, world = parts.servers, parts.world  # fixtures
 PROVEN = FixState.proven
 
 
