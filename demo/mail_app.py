@@ -31,6 +31,7 @@ class Mailer:
 
     def __init__(self, smtp: SmtpServer | None = None, sendgrid: SendGridServer | None = None) -> None:
         self.smtp, self.sendgrid = smtp, sendgrid
+        self.asked: list[float] = []
 
     def send(self, to: str) -> None:
         """Mail a link to ``to``; raises what the library raises."""
@@ -56,15 +57,14 @@ class Mailer:
 
 def forgot_password(app: App) -> list[Route]:
     """The endpoint, with the app's own limit of five a minute."""
-    asked: list[float] = []
 
     def reset(address: str) -> Response:
-        now = time.monotonic()
-        asked[:] = [at for at in asked if at > now - 60]
-        if len(asked) >= PER_MINUTE:
+        now, mailer = time.monotonic(), app.mailer or Mailer()
+        mailer.asked = [at for at in mailer.asked if at > now - 60]
+        if len(mailer.asked) >= PER_MINUTE:
             app.log("warn", "password_reset_rate_limited_ip")
             return JSONResponse({"error": "too many requests"}, 429)
-        asked.append(now)
+        mailer.asked.append(now)
         try:
             with psycopg.connect(app.database_url, connect_timeout=5) as database:
                 known = database.execute('SELECT 1 FROM "User" WHERE "email" = %s', [address]).fetchone()
@@ -72,7 +72,7 @@ def forgot_password(app: App) -> list[Route]:
             app.log("error", "database_error", error=str(error).splitlines()[0])
             return JSONResponse({"error": "internal"}, 500)
         if known:
-            _mail(app, address)
+            _mail(app, mailer, address)
         return JSONResponse({"ok": True})
 
     async def serve(request: Request) -> Response:
@@ -81,9 +81,9 @@ def forgot_password(app: App) -> list[Route]:
     return [Route("/api/auth/forgot-password", serve, methods=["POST"])]
 
 
-def _mail(app: App, address: str) -> None:
+def _mail(app: App, mailer: Mailer, address: str) -> None:
     try:
-        (app.mailer or Mailer()).send(address)
+        mailer.send(address)
     except (OSError, smtplib.SMTPException, HTTPError) as error:
         app.log("error", "password_reset_email_failed", email=address, error=str(error))
         app.audit("error", "password_reset_email_failed", email=address)

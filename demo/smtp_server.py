@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 USER, PASSWORD = "app", "smtp-demo-password"
+logging.getLogger("mail.log").setLevel(logging.ERROR)  # it warns of its own way to keep a login
+
 SENDER = "no-reply@app.example"
 
 

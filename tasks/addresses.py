@@ -92,6 +92,7 @@ def hold_back(fix: Fix) -> Fix:
     return fix.model_copy(
         update={
             "action": "hold_back",
+            "target": f"do-not-send/{fix.target.partition('/')[2]}",
             "why": f"undo of {fix.id}",
             "undo": "the do-not-send row is switched off again",
             "expect": {"held_back": False},

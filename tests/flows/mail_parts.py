@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from tenacity import wait_none
 
-from demo import mail_app
 from demo.app import App
 from demo.mail_app import Mailer
 from demo.mail_faults import log_reset
@@ -122,7 +121,6 @@ def world(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     sendgrid, smtp, app = servers
     sendgrid.reset()
     smtp.reset()
-    monkeypatch.setattr(mail_app, "PER_MINUTE", FOR_EVER)
     app.log_path, app.mailer = tmp_path / "app.log", Mailer(smtp, sendgrid)
     app.log_path.touch()
     made = World(sendgrid, smtp, app, tmp_path, monkeypatch)
