@@ -36,5 +36,5 @@ REPLY = re.compile(r"(?<![\d.])([45]\d\d)[ -]([45]\.\d{1,3}\.\d{1,3})\b")
 
 def cause(status: str, reason: str) -> str:
     """The cause that ``status`` (``4.7.0``) and ``reason`` name; what no rule knows is unclear."""
-    text = f"{status} {reason}"
+    text = f"{status} {reason}".strip()
     return next((name for name, rule in _COMPILED if rule.search(text)), UNCLEAR)

@@ -24,6 +24,9 @@ from tasks.web import call
 
 RESET_FAILED, RESET_SENT = "password_reset_email_failed", "password_reset_email_sent"
 NOTIFICATIONS = ("smtp_notification_failed", "sendgrid_notification_failed")
+PLAIN = "error"
+"""An error without a name of its own: one of mail where a server's reply is in its text."""
+
 VALID_MS = 3_600_000
 """A reset's link is good for one hour."""
 
@@ -62,9 +65,10 @@ class Resets(Frozen):
 @reader("read what the app logged of mail")
 async def read_refusals(since_ms: int) -> Refusals:
     """Failed notifications and servers' replies at or after ``since_ms``."""
-    found = await _events({SMTP, *NOTIFICATIONS, RESET_FAILED}, since_ms)
-    causes = Counter(why for why in map(_cause, found) if why)
-    return Refusals(names=dict(Counter(one.name for one in found if one.name != RESET_FAILED)), causes=dict(causes))
+    found = await _events({SMTP, *NOTIFICATIONS, RESET_FAILED, PLAIN}, since_ms)
+    mails = [(one, why) for one in found if (why := _cause(one)) or one.name != PLAIN]
+    names = Counter(SMTP if one.name == PLAIN else one.name for one, _ in mails if one.name != RESET_FAILED)
+    return Refusals(names=dict(names), causes=dict(Counter(why for _, why in mails if why)))
 
 
 async def _events(names: set[str], since_ms: int) -> list[LogEvent]:
