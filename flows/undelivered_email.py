@@ -85,7 +85,8 @@ async def undelivered_email(
         failures_at: How many failed mails in the app's log within an hour count as sick.
         growth_rows: How many new rows of a suppression list in a day count as sick, if they are three times as usual.
         cooled_hours: How long a block's cause must have been gone before the block is taken off, in hours.
-        address: A user's address to take off bounces and invalid addresses; the user asked, for transactional mail.
+        address: A user's address to take off bounces and invalid addresses: the user asked, for transactional mail. It
+            stays in Prefect's record of this run.
         mx_host: A mail server of that address's domain, as dig +short MX shows it; needed with address.
         hold_seconds: How long to wait before everything is read again to prove the fixes, in seconds.
     """

@@ -64,6 +64,8 @@ def _greet(server: smtplib.SMTP) -> None:
 def _log_in(server: smtplib.SMTP, host: str, *, encrypted: bool) -> None:
     if not settings().smtp_user:
         return
+    if not settings().smtp_pass:
+        raise BadSetting("SMTP_PASS", "is empty while SMTP_USER is set", "set SMTP_PASS")
     if not encrypted and not _is_this_machine(host):
         problem, step = "offers no STARTTLS, so the password was not sent", "use a port with TLS: 587 or 465"
         raise BadSetting("SMTP_PORT", problem, step)

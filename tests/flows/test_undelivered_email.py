@@ -22,7 +22,7 @@ from tests.flows.mail_parts import World, env, of, states
 
 ROOT = Path(__file__).resolve().parents[2]
 PROVEN, FAILED, REFUSED = FixState.proven, FixState.failed, FixState.refused
-servers, world = parts.servers, parts.world  # fixtures
+world = parts.world  # a fixture
 USER, OLD = "person1@example.com", "old@busy.example"
 
 

@@ -12,7 +12,7 @@ from demo.mail_faults import log_reset
 from tests.flows import mail_parts as parts
 from tests.flows.mail_parts import World
 
-servers, world = parts.servers, parts.world  # fixtures
+world = parts.world  # a fixture
 CORPUS = tomllib.loads(Path(__file__).parents[1].joinpath("corpus", "undelivered_email.toml").read_text("utf-8"))
 
 

@@ -9,7 +9,7 @@ from runbook.model import FixState, Outcome
 from tests.flows import mail_parts as parts
 from tests.flows.mail_parts import FOR_EVER, World, of, states
 
-servers, world, hasty = parts.servers, parts.world, parts.hasty  # fixtures
+world, hasty = parts.world, parts.hasty  # fixtures
 USER, OLD = "person1@example.com", "old@busy.example"
 pytestmark = pytest.mark.usefixtures("hasty")
 

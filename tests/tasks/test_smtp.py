@@ -58,6 +58,10 @@ async def test_a_wrong_password_and_nobody_there(monkeypatch: pytest.MonkeyPatch
         point(server, monkeypatch, SMTP_PASS="another-password")
         with pytest.raises(BadSetting, match="SMTP_PASS"):
             await read_smtp.fn(SENDER)
+        point(server, monkeypatch, SMTP_PASS="")
+        with pytest.raises(BadSetting, match="SMTP_PASS: is empty"):
+            await read_smtp.fn(SENDER)
+        point(server, monkeypatch)
     with pytest.raises(OutsideError, match="cannot be reached") as caught:
         await read_smtp.fn(SENDER)
     assert caught.value.transient
