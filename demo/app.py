@@ -20,11 +20,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from demo.app_assets import Assets
+from demo.mail_app import Mailer, forgot_password
 from demo.serving import Served
 
 TOLERANCE_SECONDS = 300
 
-PARTS: tuple[Callable[[App], list[Route]], ...] = ()
+PARTS: tuple[Callable[[App], list[Route]], ...] = (forgot_password,)
 """Further endpoints, one file of the demo each."""
 
 
@@ -35,6 +36,7 @@ class App:
         self.database_url, self.secret, self.log_path = database_url, webhook_secret, log_path
         self.received: list[str] = []
         self.assets = Assets()
+        self.mailer: Mailer | None = None
         self._lock = threading.Lock()
         routes = [
             *(Route(path, self._page) for path in ("/", "/_next/{path:path}", "/images/{path:path}")),

@@ -26,8 +26,10 @@ from demo.paging_servers import PagerDuty, Slack
 from demo.postgres import Postgres
 from demo.scene import StandIn
 from demo.seed import seed
+from demo.sendgrid_server import SendGridServer
 from demo.sentry_server import Sentry
 from demo.signals import check, uninterrupted
+from demo.smtp_server import SmtpServer
 from demo.stripe_server import StripeServer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +44,7 @@ PROFILE = Path(__file__).with_name("runbook.toml")
 Say = Callable[[str], None]
 Kind = TypeVar("Kind")
 
-STANDINS: tuple[Callable[[], StandIn], ...] = (PagerDuty, Slack, Sentry, OpenAIServer)
+STANDINS: tuple[Callable[[], StandIn], ...] = (PagerDuty, Slack, Sentry, OpenAIServer, SendGridServer, SmtpServer)
 """Vendors beside Stripe; a scene asks ``stack.standin(Kind)`` for its own."""
 
 

@@ -34,6 +34,11 @@ DEFAULT_CAPS: Mapping[str, Cap] = {
     "target": Cap(per_15min=2, per_24h=4),
     "runbook": Cap(per_run=20, per_15min=40, per_24h=200, failures_15min=3, sick_share=0.5),
     "failed-payments": Cap(per_run=1_000, per_15min=1_500, per_24h=5_000, failures_15min=5, sick_share=0.05),
+    "undelivered-email": Cap(per_run=12, per_15min=30, per_24h=200, failures_15min=3, sick_share=0.2),
+    "remove_block": Cap(per_run=5, per_15min=5, per_24h=20),
+    "remove_bounce": Cap(per_run=2, per_15min=2, per_24h=4),
+    "resend_reset": Cap(per_run=4, per_15min=12, per_24h=120),
+    "revalidate_domain": Cap(per_run=1, per_15min=1, per_24h=8),
     "retry_payment": Cap(per_run=5, per_15min=5, per_24h=20),
     "enable_endpoint": Cap(per_run=2, per_15min=2, per_24h=4),
     "set_idle_timeout": Cap(per_run=1, per_15min=2, per_24h=4),  # each with its undo

@@ -136,6 +136,7 @@ class Settings(BaseSettings):
     runbook_archive_logs: Annotated[tuple[str, ...], NoDecode] = ()
     runbook_cgroup: Path | None = None
     runbook_slow_routes: str = r"stream|/sse\b|/ai\b|generat|chat|summar"
+    runbook_reset_path: str = "/api/auth/forgot-password"
 
     @field_validator("app_log", "access_log", "runbook_disk_paths", "runbook_archive_logs", mode="before")
     @classmethod

@@ -16,6 +16,7 @@ from demo.seed import seed
 from flows.pool_exhaustion import pool_exhaustion
 from runbook import settings
 from runbook.model import Mode, Report
+from tests.flows.mail_parts import servers  # noqa: F401 - started once for all files that use them
 
 SLOTS = 20
 """Ordinary slots of the small server: 25 less 3 for superusers and 2 for roles with pg_use_reserved_connections."""
