@@ -21,6 +21,7 @@ from typing import TypeVar
 import psycopg
 
 from demo.app import App
+from demo.memory_fleet import Fleet
 from demo.postgres import Postgres
 from demo.scene import StandIn
 from demo.seed import seed
@@ -39,7 +40,7 @@ PROFILE = Path(__file__).with_name("runbook.toml")
 Say = Callable[[str], None]
 Kind = TypeVar("Kind")
 
-STANDINS: tuple[Callable[[], StandIn], ...] = ()
+STANDINS: tuple[Callable[[], StandIn], ...] = (Fleet,)
 """Vendors beside Stripe; a scene asks ``stack.standin(Kind)`` for its own."""
 
 
