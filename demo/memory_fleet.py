@@ -98,6 +98,8 @@ class Fleet:
             flags = (f"--max-old-space-size={HEAP_MB}", "--heapsnapshot-signal=SIGUSR2")
             self.instances = [Instance(self.tag, folder, *flags), Instance(self.tag, folder)]
             self.stranger = Instance(f"not-{self.tag}", folder)
+            for one in [*self.instances, self.stranger]:
+                one.ask("/")
         return self
 
     def __exit__(

@@ -45,6 +45,7 @@ def _group(path: str, folder: Path) -> Group | None:
     try:
         current = int((folder / "memory.current").read_text("ascii"))
         maximum = (folder / "memory.max").read_text("ascii").strip()
+        limit = None if maximum == "max" else int(maximum)
         cache = _counter(folder / "memory.stat", "inactive_file")
         kills = _counter(folder / "memory.events", "oom_kill")
     except (OSError, ValueError):
@@ -52,7 +53,7 @@ def _group(path: str, folder: Path) -> Group | None:
     return Group(
         path=path,
         used=max(0, current - cache),
-        limit=None if maximum == "max" else int(maximum),
+        limit=limit,
         oom_kills=kills,
     )
 

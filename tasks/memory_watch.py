@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from runbook import memory
 from runbook.errors import OutsideError
@@ -25,9 +26,9 @@ WINDOWS = 2
 
 
 class Counters(Frozen):
-    """Where the counters of this machine stood at a moment (Unix ms)."""
+    """Where the counters of this machine stood, and when the heap deaths of the last hour were (Unix ms)."""
 
-    at_ms: int
+    heap_deaths: Sequence[int]
     oom_kills: Mapping[str, int]
     restarts: Mapping[str, int]
 
@@ -56,7 +57,9 @@ class Watch:
         deaths = await self._deaths(moment - HOUR_MS)
         self._tell([*snapshot.notes, *notes])
         counted = Counters(
-            at_ms=moment, oom_kills=snapshot.oom_kills, restarts={unit.name: unit.restarts for unit in units}
+            heap_deaths=deaths,
+            oom_kills=snapshot.oom_kills,
+            restarts={unit.name: unit.restarts for unit in units},
         )
         reading = Reading(
             processes=snapshot.processes,
@@ -66,7 +69,8 @@ class Watch:
             filled={one.name: self._series(filled_name(one.name), moment) for one in snapshot.bounds},
             oom_kills=new_since(since.oom_kills if since else None, counted.oom_kills),
             restarted=new_since(since.restarts if since else None, counted.restarts),
-            heap_deaths=sum(since is None or death > since.at_ms for death in deaths),
+            # Not by their time: a line may reach the log, or we the line, after a later look.
+            heap_deaths=(Counter(deaths) - Counter(since.heap_deaths if since else ())).total(),
             deaths_hour=len(deaths),
             healthy=await restarts.read_health(),
             unable=restarts.unable() or restarts.deploying(),

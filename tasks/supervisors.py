@@ -45,7 +45,7 @@ async def read_units() -> tuple[list[Unit], list[str]]:
 
 def of_pm2(_name: str, said: str) -> list[Unit]:
     """From ``pm2 jlist``: JSON, behind banners; its env, which holds every secret of the app, goes no further."""
-    line = next(line for line in said.splitlines() if line.startswith(("[{", "[]"))) if said.strip() else "[]"
+    line = next((line for line in said.splitlines() if line.startswith(("[{", "[]"))), "")
     return [
         Unit(
             name=f"pm2 {one['name']} {one['pm_id']}",

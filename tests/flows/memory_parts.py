@@ -119,6 +119,11 @@ class Fleet:
         remember(made.seen().id, line(40, 60, to_mb))
         return made
 
+    def id_of(self, one: Member) -> str:
+        """Its boot, pid and start, whether or not the pattern finds it."""
+        started = Path(f"/proc/{one.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text()[:8]}:{one.pid}:{started}"
+
     def set(self, **values: str | Path) -> None:
         """Change settings of the runbook."""
         for name, value in values.items():
@@ -186,7 +191,9 @@ def remember_use(bound: str, shares: Iterable[float]) -> None:
             connection.execute(insert(reading).values(name=processes.filled_name(bound), at_ms=at_ms, value=share))
 
 
-def cgroup_of(fleet: Fleet, *, current_mb: int, cache_mb: int = 0, limit_mb: int | None = LIMIT, kills: int = 0) -> Path:
+def cgroup_of(
+    fleet: Fleet, *, current_mb: int, cache_mb: int = 0, limit_mb: int | None = LIMIT, kills: int = 0
+) -> Path:
     """A folder laid out as cgroup v2 in which the app's own group has these counters; a parent without a limit."""
     root = fleet.folder / "cgroup"
     root.mkdir(exist_ok=True)
