@@ -18,7 +18,7 @@ from demo import memory_fleet
 from flows.memory_pressure import memory_pressure
 from runbook import gate, memory, settings
 from runbook.ledger import ledger
-from runbook.model import FixState, Mode, Outcome, Report
+from runbook.model import Fix, FixState, Mode, Outcome, Report, Risk
 from runbook.permit import Permit
 from tasks import heap_snapshot, processes, restarts
 from tasks.pressure import Restart
@@ -189,6 +189,26 @@ async def test_one_that_does_not_come_back_well_is_not_proven_and_holds_up_the_n
     report = await run()
     assert said(report, "a person must look first")
     assert (done(report), next_one.starts) == ([], 1)
+
+
+async def test_neither_an_older_process_nor_one_above_the_mark_took_its_place(fleet: Fleet) -> None:
+    there = fleet.add()
+    there.hold(60)
+    one = there.seen()
+    fleet.patch.setattr(restarts, "PROVE_SECONDS", 0)
+    boot = one.id.partition(":")[0]
+
+    async def proof(newest: int, below_mb: int) -> tuple[bool | None, str]:
+        expect = {"id": f"{boot}:1:1", "pid": 1, "instance": "", "newest": newest}
+        want = {"below_mb": below_mb}
+        fix = Fix(action="x", target="x", risk=Risk.guarded, why="", undo="", expect=expect, want=want)
+        found = await restarts.look_up_restart(fix)
+        return found.held, found.seen
+
+    assert await proof(one.started, 200) == (False, "pid 1 is gone and nothing took its place")
+    held, said = await proof(one.started - 1, 50)
+    assert (held, "not below 50 MB" in said) == (False, True)
+    assert (await proof(one.started - 1, 200))[0] is True
 
 
 def _half_an_hour_ago() -> Restart:

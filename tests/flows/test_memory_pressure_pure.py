@@ -72,6 +72,9 @@ def planned(of: Reading) -> list[tuple[str, str]]:
     return [(fix.action, fix.target) for fix in plan(of, AT)]
 
 
+NOISE = (60, 100, 62, 104, 66, 108, 68, 112, 72, 116)
+
+
 # -- the trend ------------------------------------------------------------------------------------------------------
 
 
@@ -86,6 +89,7 @@ def planned(of: Reading) -> list[tuple[str, str]]:
         ("a sawtooth", [60 + 40 * (n % 3) for n in range(40)], False),
         ("one spike", [*[60.0] * 39, 190], False),
         ("a step", [*[60.0] * 20, *[150.0] * 20], False),
+        ("noise that ends higher than it began", [float(size) for size in NOISE for _ in range(4)], False),
         ("falling", line(40, 150, 60), False),
         ("warming up", [60 + 100 * (1 - 0.9**n) for n in range(40)], False),
         ("less than a hundredth of the limit", line(40, 60, 61.5), False),
