@@ -12,6 +12,7 @@ from demo.alert_faults import break_alerts
 from demo.database_faults import Sessions
 from demo.generation_faults import break_generation
 from demo.mail_faults import break_mail
+from demo.memory_faults import break_memory
 from demo.postgres import Postgres
 from demo.scene import Fault, Lookalike, Scene
 from demo.stack import Stack
@@ -23,6 +24,7 @@ SCENES: Mapping[str, Callable[[Stack], Scene]] = {
     "alert-watch": break_alerts,
     "failed-generations": break_generation,
     "undelivered-email": break_mail,
+    "memory-pressure": break_memory,
 }
 """What goes wrong for each runbook, and what only looks so; the first two runbooks' scenes are below."""
 

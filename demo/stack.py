@@ -21,6 +21,7 @@ from typing import TypeVar
 import psycopg
 
 from demo.app import App
+from demo.memory_fleet import Fleet
 from demo.openai_server import OpenAIServer
 from demo.paging_servers import PagerDuty, Slack
 from demo.postgres import Postgres
@@ -44,7 +45,15 @@ PROFILE = Path(__file__).with_name("runbook.toml")
 Say = Callable[[str], None]
 Kind = TypeVar("Kind")
 
-STANDINS: tuple[Callable[[], StandIn], ...] = (PagerDuty, Slack, Sentry, OpenAIServer, SendGridServer, SmtpServer)
+STANDINS: tuple[Callable[[], StandIn], ...] = (
+    PagerDuty,
+    Slack,
+    Sentry,
+    OpenAIServer,
+    SendGridServer,
+    SmtpServer,
+    Fleet,
+)
 """Vendors beside Stripe; a scene asks ``stack.standin(Kind)`` for its own."""
 
 

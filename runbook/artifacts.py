@@ -83,3 +83,13 @@ async def publish(report: Report) -> None:
         await acreate_markdown_artifact(markdown=mask(markdown(report)), key=f"{report.runbook}-report")
     except Exception as error:  # noqa: BLE001 - Prefect may be down in any way; the ledger already holds the report
         log.warning("no artifact in Prefect (%s); see: runbook show %s", type(error).__name__, report.id)
+
+
+async def page(key: str, text: str, run_id: str) -> None:
+    """Leave one more page of Markdown on the current Prefect run, where there is one and its API answers."""
+    if FlowRunContext.get() is None:
+        return
+    try:
+        await acreate_markdown_artifact(markdown=mask(text), key=key)
+    except Exception as error:  # noqa: BLE001 - as above: a page is a convenience, the run goes on
+        log.warning("no artifact in Prefect (%s); see: runbook show %s", type(error).__name__, run_id)

@@ -8,6 +8,7 @@ not set: a Prefect worker starts each run in a folder of its own, so a host that
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
@@ -139,8 +140,25 @@ class Settings(BaseSettings):
     runbook_reset_path: str = "/api/auth/forgot-password"
 
     @field_validator("app_log", "access_log", "runbook_disk_paths", "runbook_archive_logs", mode="before")
+    runbook_app_match: str = ""
+    runbook_app_user: str = ""
+    runbook_supervisors: Annotated[tuple[str, ...], NoDecode] = ()
+    runbook_restart_command: str = ""
+    runbook_health_url: str | None = None
+    runbook_deploy_lock: Path | None = None
+    runbook_cgroup_root: Path = Path("/sys/fs/cgroup")
+    @field_validator("runbook_app_match")
     @classmethod
-    def _several_files(cls, value: object) -> object:
+    def _is_pattern(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        return value
+
+    @field_validator("app_log", "runbook_supervisors", mode="before")
+    @classmethod
+    def _several(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator(
@@ -152,6 +170,7 @@ class Settings(BaseSettings):
         "pagerduty_api_base",
         "sentry_api_base",
         "runbook_ai_fallback_base_url",
+        "stripe_api_base", "app_url", "sendgrid_api_base", "openai_base_url", "nextauth_url", "runbook_health_url"
     )
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:

@@ -48,7 +48,12 @@ async def run(setting: str, *, seconds: float = SECONDS, **values: str) -> Ran:
 
     Raises ``OutsideError`` where it cannot be started, or had to be killed after ``seconds``: it may have acted.
     """
-    argv = words(setting, **values)
+    code, said = await execute(setting, words(setting, **values), seconds=seconds)
+    return Ran(code=code, said=str(mask(said.decode("utf-8", "replace")[-SAID:])).strip())
+
+
+async def execute(setting: str, argv: list[str], *, seconds: float = SECONDS) -> tuple[int, bytes]:
+    """The exit code of a program and all it printed, as ``run`` does it; what it printed may hold secrets."""
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -69,4 +74,4 @@ async def run(setting: str, *, seconds: float = SECONDS, **values: str) -> Ran:
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    return Ran(code=process.returncode or 0, said=str(mask(said.decode("utf-8", "replace")[-SAID:])).strip())
+    return process.returncode or 0, said
