@@ -11,12 +11,13 @@ from demo import population, stripe_faults
 from demo.database_faults import Sessions
 from demo.postgres import Postgres
 from demo.scene import Fault, Lookalike, Scene
+from demo.session_faults import break_sessions
 from demo.stack import Stack
 
 WRITERS = 14
 
 
-SCENES: tuple[Callable[[Stack], Scene], ...] = ()
+SCENES: tuple[Callable[[Stack], Scene], ...] = (break_sessions,)
 """Each runbook's own faults and look-alikes; the first two runbooks' are below."""
 
 

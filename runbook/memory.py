@@ -61,6 +61,13 @@ def swap(connection: Connection, key: str, was: Json, body: Json) -> bool:
     return True
 
 
+def drop_old(ledger: Ledger, prefix: str, days: int) -> None:
+    """Forget what was remembered under keys that begin with ``prefix`` more than ``days`` ago."""
+    old = memo.c.at_ms < now_ms() - days * 86_400_000
+    with ledger.write() as connection:
+        connection.execute(delete(memo).where(memo.c.key.startswith(prefix, autoescape=True), old))
+
+
 def measure(ledger: Ledger, values: Mapping[str, float]) -> None:
     """Append one sample of each named reading, now; names carry their unit (``pool_used_share``, ``drift_rows``)."""
     moment = now_ms()

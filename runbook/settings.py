@@ -55,6 +55,15 @@ class Tables(BaseModel):
     subscription_stripe_id: str = "stripeSubscriptionId"
     subscription_stripe_customer: str = "stripeCustomerId"
     subscription_created: str = "createdAt"
+    user: str = "User"
+    user_id: str = "id"
+    user_email: str = "email"
+    user_failed_logins: str = "failedLoginAttempts"
+    user_locked_until: str = "lockedUntil"
+    session: str = "Session"
+    session_id: str = "id"
+    session_user: str = "userId"
+    session_expires: str = "expires"
 
 
 class Profile(BaseModel):
@@ -118,10 +127,22 @@ class Settings(BaseSettings):
     runbook_profile: Path | None = None
     runbook_approval_seconds: int = Field(900, ge=30, le=86_400)
     runbook_webhook_path: str = "/api/subscription/webhook"
+    runbook_app_env: Annotated[tuple[Path, ...], NoDecode] = ()
+    runbook_login_failed: Annotated[tuple[str, ...], NoDecode] = (
+        "login_failed",
+        "login_failure",
+        "login_attempt_failed",
+        "failed_login",
+        "signin_failed",
+        "auth_failed",
+        "authentication_failed",
+        "invalid_credentials",
+        "invalid_password",
+    )
 
-    @field_validator("app_log", mode="before")
+    @field_validator("app_log", "runbook_app_env", "runbook_login_failed", mode="before")
     @classmethod
-    def _several_files(cls, value: object) -> object:
+    def _several(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("stripe_api_base", "app_url", "sendgrid_api_base", "openai_base_url", "nextauth_url")
