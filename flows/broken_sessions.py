@@ -11,7 +11,7 @@ Fix: clear counter and lock of accounts whose lock has passed; delete sessions t
     60 s, no account is touched. With a person's approval: unlock the one account named in unlock_email early.
 Verify: every account and batch is looked up; after hold_seconds everything is read and judged again.
 Undo: runbook undo puts lock and counter back, if the account has not changed since, and deleted sessions, whose rows
-    are kept for 7 days. The next run in mode auto would do it again: runbook stop first.
+    are kept for 7 days. What a person took back is not done again for 24 hours.
 By hand: compare NEXTAUTH_URL with the address people use, and the secret's fingerprint on all instances, never its
     value. UPDATE "User" SET "failedLoginAttempts" = 0, "lockedUntil" = NULL WHERE id = '<id>'. Block an attacker's
     address at the edge. Changing the secret logs everybody out with NextAuth v4; Auth.js v5 takes [new, old]: the
@@ -83,11 +83,16 @@ async def broken_sessions(
     """
     at = Bounds(users_per_ip, ips_per_user, jwt_errors, unlock_email.strip())
     async with Run(NAME, mode) as run:
-        if not (settings().app_url or settings().nextauth_secret or settings().runbook_app_env):
+        if not (settings().app_url or settings().has_app_log or settings().nextauth_secret):
             settings().need(settings().monitor_setting())
         memory.drop_old(run.ledger, expired_sessions.KEPT, expired_sessions.KEEP_DAYS)
         await run.settle(HANDS)
-        seen = await look(run, at, window_minutes)
+        seen = await look_outside(run, window_minutes)
+        try:
+            seen = await look_inside(seen, at)
+        except (OutsideError, BadSetting):
+            run.found(detect(seen, at))
+            raise
         memory.measure(run.ledger, readings(seen))
         tell(run, seen, at)
         findings = detect(seen, at)
@@ -98,10 +103,16 @@ async def broken_sessions(
 
 
 async def _fix(run: Run, seen: Seen, at: Bounds, window_minutes: int, hold_seconds: int) -> None:
+    taken_back = memory.taken_back(run.ledger, NAME)
+
     async def again() -> list[Fix]:
         return plan(await look(run, at, window_minutes), at)
 
-    permit = await gate.ask(run, plan(seen, at), share=share(seen, at), again=again)
+    planned = plan(seen, at)
+    wanted = [fix for fix in planned if fix.key not in taken_back]
+    if len(wanted) < len(planned):
+        run.notice(f"{len(planned) - len(wanted)} fixes a person took back within 24 hours are not done again")
+    permit = await gate.ask(run, wanted, share=share(seen, at), again=again)
     if not permit.fixes:
         return
     await permit.apply(HANDS)
@@ -112,15 +123,24 @@ async def _fix(run: Run, seen: Seen, at: Bounds, window_minutes: int, hold_secon
 
 
 async def look(run: Run, at: Bounds, window_minutes: int) -> Seen:
-    """Every side that is configured. A log that cannot be read is told; a database that cannot stops the run."""
-    seen = Seen(
+    """Every side that is configured."""
+    return await look_inside(await look_outside(run, window_minutes), at)
+
+
+async def look_outside(run: Run, window_minutes: int) -> Seen:
+    """Settings, endpoints and log; a log that cannot be read is told."""
+    return Seen(
         app_url=settings().app_url,
         has_log=settings().has_app_log,
         instances=await auth_secrets.read_instances(),
         probes=await auth_probe.read_probes() if settings().app_url else (),
         logins=await _logins(run, window_minutes),
     )
-    if not getattr(settings(), settings().monitor_setting().lower()):
+
+
+async def look_inside(seen: Seen, at: Bounds) -> Seen:
+    """The same with what the database says; a database that cannot be read stops the run."""
+    if not (settings().database_url or settings().runbook_database_url):
         return seen
     names = (seen.logins.names if seen.logins else set()) | ({at.unlock, at.unlock.lower()} if at.unlock else set())
     accounts = await logins.read_accounts(names)

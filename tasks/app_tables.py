@@ -10,7 +10,7 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import DictRow
 
 from runbook.settings import profile
-from tasks.database import connect
+from tasks.database import OPTIONS, connect
 
 APPLICATION = "runbook-sessions"
 WHOLE_ROWS = 10_000
@@ -32,8 +32,8 @@ SELECT a.attname AS column, current_user AS role,
 
 @asynccontextmanager
 async def app_database() -> AsyncIterator[AsyncConnection[DictRow]]:
-    """A connection to the app's database under this runbook's name."""
-    async with connect(application_name=APPLICATION) as connection:
+    """A connection on which the planner takes an index wherever there is one, however stale its figures."""
+    async with connect(application_name=APPLICATION, options=f"{OPTIONS} -c enable_seqscan=off") as connection:
         yield connection
 
 
@@ -74,12 +74,7 @@ def missing(found: Mapping[str, DictRow], table: str, keys: Sequence[str]) -> li
 async def is_cheap(
     connection: AsyncConnection[DictRow], table: str, query: sql.Composed, values: Mapping[str, Any]
 ) -> bool:
-    """True when an index leads to the rows ``query`` asks for, or the table has at most ``WHOLE_ROWS``.
-
-    Called in a transaction: until its end the planner takes an index wherever there is one, so that what was
-    judged here is what is then done.
-    """
-    await connection.execute("SET LOCAL enable_seqscan = off")
+    """True when an index leads to the rows ``query`` asks for, or the table has at most ``WHOLE_ROWS``."""
     if all("Index Cond" in leaf for leaf in _leaves(await _plan(connection, query, values))):
         return True
     return await rows_about(connection, table) <= WHOLE_ROWS

@@ -70,11 +70,10 @@ async def read_expired() -> Expired:
         if lines := missing(found, "session", KEYS):
             return Expired(lacks=lines[0])
         query = named(EXPIRED, "session", *KEYS)
-        async with connection.transaction():
-            if not await is_cheap(connection, "session", query, {}):
-                index = f'CREATE INDEX CONCURRENTLY ON "{tables.session}" ("{tables.session_expires}")'
-                return Expired(lacks=f"expired sessions were not looked for: no index leads to them; {index}")
-            rows = await (await connection.execute(query)).fetchall()
+        if not await is_cheap(connection, "session", query, {}):
+            index = f'CREATE INDEX CONCURRENTLY ON "{tables.session}" ("{tables.session_expires}")'
+            return Expired(lacks=f"expired sessions were not looked for: no index leads to them; {index}")
+        rows = await (await connection.execute(query)).fetchall()
     slices = [rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]
     return Expired(batches=tuple(map(_batch, slices)), grant=_grant(list(found.values())))
 
@@ -151,6 +150,6 @@ def undo_purge(fix: Fix) -> Fix:
             "action": "restore_sessions",
             "why": f"undo of {fix.id}",
             "expect": {**fix.expect, "kept": fix.id},
-            "undo": "the next run deletes them again",
+            "undo": "a later run deletes them again",
         }
     )

@@ -103,13 +103,12 @@ async def read_accounts(names: Collection[str]) -> Accounts:
             return Accounts(ahead_seconds=ahead, lacks=tuple(lines))
         accounts: dict[str, Account] = {}
         lacks = []
-        async with connection.transaction():
-            of = await rows_about(connection, "user")
-            for query, what in ((LOCKED, _index()), (NAMED, _unique())):
-                rows = await _rows(connection, query, {"names": sorted(names)})
-                if rows is None:
-                    lacks.append(what)
-                accounts |= {row["id"]: Account(**row) for row in rows or ()}
+        of = await rows_about(connection, "user")
+        for query, what in ((LOCKED, _index()), (NAMED, _unique())):
+            rows = await _rows(connection, query, {"names": sorted(names)})
+            if rows is None:
+                lacks.append(what)
+            accounts |= {row["id"]: Account(**row) for row in rows or ()}
     return Accounts(
         accounts=tuple(accounts.values()),
         of=max(of, len(accounts)),

@@ -23,10 +23,13 @@ from runbook.settings import forget
 USERS = 300
 SECRET = "q7Vb2kXw9ZtR4mN8cLf3HsYpD6gJ1aEu"
 PROVEN = FixState.proven
-ACCOUNTS = 'SELECT id, "failedLoginAttempts", "lockedUntil"::text FROM "User" WHERE "failedLoginAttempts" > 0 ORDER BY 1'
+ACCOUNTS = (
+    'SELECT id, "failedLoginAttempts", "lockedUntil"::text FROM "User" WHERE "failedLoginAttempts" > 0 ORDER BY 1'
+)
 CLEAN = """
 TRUNCATE "Session";
-UPDATE "User" SET "failedLoginAttempts" = 0, "lockedUntil" = NULL WHERE "failedLoginAttempts" > 0 OR "lockedUntil" IS NOT NULL
+UPDATE "User" SET "failedLoginAttempts" = 0, "lockedUntil" = NULL
+ WHERE "failedLoginAttempts" > 0 OR "lockedUntil" IS NOT NULL
 """
 
 
@@ -39,8 +42,8 @@ class World:
 
     async def run(self, mode: Mode = Mode.auto, **parameters: Any) -> Report:
         """The runbook, without Prefect and without a pause before it looks again."""
-        report: Report = await broken_sessions.fn(**({"mode": mode, "hold_seconds": 0} | parameters))
-        return report
+        given: dict[str, Any] = {"mode": mode, "hold_seconds": 0} | parameters
+        return await broken_sessions.fn(**given)
 
     def sql(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """As the superuser."""
