@@ -91,7 +91,7 @@ def attack(app: App, i: int, addresses: int = ADDRESSES, times: int = 3) -> None
 
 LOOKALIKES: Mapping[str, tuple[int, float]] = {
     "a lock that still runs": (6, -10),
-    "a lock that ends this minute": (5, -0.5),
+    "a lock an hour ahead, by a clock that is wrong": (5, -60),
     "a wrong password without a lock": (3, 0),
 }
 """Failed logins, and how many minutes ago the lock ended; 0 is no lock."""

@@ -29,6 +29,7 @@ from pydantic import Field
 
 from runbook import gate, memory
 from runbook.errors import BadSetting, OutsideError
+from runbook.mask import mask
 from runbook.model import Finding, Fix, Mode, Report, Risk, Share
 from runbook.permit import Hand
 from runbook.run import Run
@@ -160,7 +161,7 @@ async def _logins(run: Run, window_minutes: int) -> Logins | None:
 
 def tell(run: Run, seen: Seen, at: Bounds) -> None:
     """Say each thing once, however often everything is looked at."""
-    for text in notices(seen, at):
+    for text in map(str, map(mask, notices(seen, at))):
         if text not in run.notices:
             run.notice(text)
 
