@@ -15,6 +15,7 @@ from demo.mail_faults import break_mail
 from demo.memory_faults import break_memory
 from demo.postgres import Postgres
 from demo.scene import Fault, Lookalike, Scene
+from demo.session_faults import break_sessions
 from demo.stack import Stack
 
 WRITERS = 14
@@ -25,6 +26,7 @@ SCENES: Mapping[str, Callable[[Stack], Scene]] = {
     "failed-generations": break_generation,
     "undelivered-email": break_mail,
     "memory-pressure": break_memory,
+    "broken-sessions": break_sessions,
 }
 """What goes wrong for each runbook, and what only looks so; the first two runbooks' scenes are below."""
 

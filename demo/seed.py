@@ -18,6 +18,8 @@ GRANTS = """
 GRANT USAGE ON SCHEMA public TO runbook;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO runbook;
 GRANT UPDATE (status) ON "Subscription" TO runbook;
+GRANT UPDATE ("failedLoginAttempts", "lockedUntil") ON "User" TO runbook;
+GRANT INSERT, DELETE ON "Session" TO runbook;
 """
 
 

@@ -36,6 +36,7 @@ from demo.stripe_server import StripeServer
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 WEBHOOK_SECRET = "whsec_demo_0123456789abcdef"
+NEXTAUTH_SECRET = "q7Vb2kXw9ZtR4mN8cLf3HsYpD6gJ1aEu"
 STRIPE_KEY = "sk_test_demo_0123456789abcdef"
 HOOKS_TOKEN = "demo-token-0123456789"
 POOL = "runbook"
@@ -274,6 +275,8 @@ class Stack:
             "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
             "STRIPE_API_BASE": self.stripe.url,
             "APP_URL": self.app.url,
+            "NEXTAUTH_URL": self.app.url,
+            "NEXTAUTH_SECRET": NEXTAUTH_SECRET,
             "APP_LOG": str(self.app.log_path),
             "ACCESS_LOG": str(self.access_log),
             "RUNBOOK_DISK_PATHS": str(self.folder),

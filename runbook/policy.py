@@ -46,6 +46,10 @@ DEFAULT_CAPS: Mapping[str, Cap] = {
     "set_idle_timeout": Cap(per_run=1, per_15min=2, per_24h=4),  # each with its undo
     "use_fallback_model": Cap(per_run=1, per_15min=1, per_24h=2),  # a target has 4 in all: each flip may be reverted
     "requeue_generation": Cap(per_run=20, per_15min=20, per_24h=100),
+    "broken-sessions": Cap(per_run=210, per_15min=400, per_24h=2_000, failures_15min=3, sick_share=0.5),
+    "reset_lockout": Cap(per_run=200, per_15min=300, per_24h=1_500),
+    "unlock_account": Cap(per_run=1, per_15min=3, per_24h=10),
+    "purge_sessions": Cap(per_run=10, per_15min=20, per_24h=200),  # batches
 }
 """Caps by scope: ``global``, ``target`` (any one target), ``runbook`` (any runbook without its own), then by the
 name of a runbook or of an action."""

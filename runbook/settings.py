@@ -56,7 +56,14 @@ class Tables(BaseModel):
     subscription_stripe_id: str = "stripeSubscriptionId"
     subscription_stripe_customer: str = "stripeCustomerId"
     subscription_created: str = "createdAt"
+    user: str = "User"
+    user_id: str = "id"
+    user_email: str = "email"
+    user_failed_logins: str = "failedLoginAttempts"
+    user_locked_until: str = "lockedUntil"
     session: str = "Session"
+    session_id: str = "id"
+    session_user: str = "userId"
     session_expires: str = "expires"
 
 
@@ -132,21 +139,32 @@ class Settings(BaseSettings):
     runbook_keep_reading_days: int = Field(90, ge=1, le=3650)
     runbook_licence_days: int = Field(30, ge=0, le=3650)
     runbook_webhook_path: str = "/api/subscription/webhook"
+    runbook_reset_path: str = "/api/auth/forgot-password"
     runbook_escalate_seconds: int = Field(900, ge=60, le=86_400)
     runbook_disk_paths: Annotated[tuple[Path, ...], NoDecode] = (Path("/"),)
     runbook_archive_logs: Annotated[tuple[str, ...], NoDecode] = ()
     runbook_cgroup: Path | None = None
     runbook_slow_routes: str = r"stream|/sse\b|/ai\b|generat|chat|summar"
-    runbook_reset_path: str = "/api/auth/forgot-password"
-
-    @field_validator("app_log", "access_log", "runbook_disk_paths", "runbook_archive_logs", mode="before")
     runbook_app_match: str = ""
     runbook_app_user: str = ""
+    runbook_app_env: Annotated[tuple[Path, ...], NoDecode] = ()
     runbook_supervisors: Annotated[tuple[str, ...], NoDecode] = ()
     runbook_restart_command: str = ""
     runbook_health_url: str | None = None
     runbook_deploy_lock: Path | None = None
     runbook_cgroup_root: Path = Path("/sys/fs/cgroup")
+    runbook_login_failed: Annotated[tuple[str, ...], NoDecode] = (
+        "login_failed",
+        "login_failure",
+        "login_attempt_failed",
+        "failed_login",
+        "signin_failed",
+        "auth_failed",
+        "authentication_failed",
+        "invalid_credentials",
+        "invalid_password",
+    )
+
     @field_validator("runbook_app_match")
     @classmethod
     def _is_pattern(cls, value: str) -> str:
@@ -156,7 +174,16 @@ class Settings(BaseSettings):
             raise ValueError(f"is no regular expression: {error}") from None
         return value
 
-    @field_validator("app_log", "runbook_supervisors", mode="before")
+    @field_validator(
+        "app_log",
+        "access_log",
+        "runbook_app_env",
+        "runbook_archive_logs",
+        "runbook_disk_paths",
+        "runbook_login_failed",
+        "runbook_supervisors",
+        mode="before",
+    )
     @classmethod
     def _several(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -170,7 +197,7 @@ class Settings(BaseSettings):
         "pagerduty_api_base",
         "sentry_api_base",
         "runbook_ai_fallback_base_url",
-        "stripe_api_base", "app_url", "sendgrid_api_base", "openai_base_url", "nextauth_url", "runbook_health_url"
+        "runbook_health_url",
     )
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from sqlalchemy import update
+
 from runbook import memory
 from runbook.ledger import Ledger, now_ms
 from runbook.memory import LogEvent
+from runbook.model import FixState
+from runbook.policy import HOURS_24
+from runbook.schema import fix
+from tests.runbook.parts import RUNBOOK, a_fix, grant
 
 
 def test_a_state_is_replaced_and_seen_by_others(book: Ledger, ledger_url: str) -> None:
@@ -12,6 +18,16 @@ def test_a_state_is_replaced_and_seen_by_others(book: Ledger, ledger_url: str) -
     memory.remember(book, "alert/disk", {"firing": True})
     memory.remember(book, "alert/disk", {"firing": False})
     assert memory.recall(Ledger(ledger_url), "alert/disk") == {"firing": False}
+
+
+def test_old_memories_under_one_prefix_are_dropped(book: Ledger) -> None:
+    for key in ("kept_rows/1", "keptxrows/2", "other"):
+        memory.remember(book, key, {})
+    memory.drop_old(book, "kept_rows/", 1)
+    assert memory.recall(book, "kept_rows/1") == {}
+    memory.drop_old(book, "kept_rows/", -1)
+    assert memory.recall(book, "kept_rows/1") is None
+    assert memory.recall(book, "keptxrows/2") == memory.recall(book, "other") == {}
 
 
 def test_a_series_is_in_order_and_bounded_by_time(book: Ledger) -> None:
@@ -46,3 +62,14 @@ def test_a_crash_keeps_neither_events_nor_cursor(book: Ledger) -> None:
         pass
     assert memory.events(book, {"ip_blocked"}, 0) == []
     assert memory.recall(book, "log/app.log") is None
+
+
+def test_what_was_taken_back_is_known_by_its_key_for_a_day(book: Ledger) -> None:
+    done, undone = (grant(book, a_fix(target)) for target in ("row 1", "row 2"))
+    for one in (done, undone):
+        book.move(one.id, [FixState.granted], FixState.proven, {})
+    book.move(undone.id, [FixState.proven], FixState.undone, {})
+    assert memory.taken_back(book, RUNBOOK) == {a_fix("row 2").key} and memory.taken_back(book, "another") == set()
+    with book.write() as connection:
+        connection.execute(update(fix).values(decided_at_ms=now_ms() - HOURS_24 - 1))
+    assert memory.taken_back(book, RUNBOOK) == set()
