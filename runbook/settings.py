@@ -7,41 +7,19 @@ not set: a Prefect worker starts each run in a folder of its own, so a host that
 
 from __future__ import annotations
 
-import os
-import re
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from runbook.errors import BadSetting, NotConfigured
-from runbook.model import Mode
+from runbook.environment import Settings as Settings
+from runbook.environment import home as home
+from runbook.errors import BadSetting
 from runbook.policy import DEFAULT_CAPS, Cap
 
 T = TypeVar("T")
-
-# Prisma reads these from the URL's query; libpq refuses the whole URL because of any of them.
-PRISMA_ONLY = frozenset(
-    {
-        "connection_limit",
-        "pool_timeout",
-        "schema",
-        "pgbouncer",
-        "socket_timeout",
-        "statement_cache_size",
-        "sslaccept",
-        "sslidentity",
-        "max_connection_lifetime",
-        "max_idle_connection_lifetime",
-    }
-)
-DEFAULT_LEDGER = "sqlite:///{state}/runbook/ledger.db"
-POSTGRES_SCHEMES = ("postgres://", "postgresql://")
 
 
 class Tables(BaseModel):
@@ -77,217 +55,9 @@ class Profile(BaseModel):
     caps: Mapping[str, Cap] = Field(default_factory=dict)
 
 
-class Settings(BaseSettings):
-    """The settings of one process, from the environment and an optional ``.env`` beside it."""
-
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
-
-    database_url: SecretStr | None = None
-    runbook_database_url: SecretStr | None = None
-    pgbouncer_url: SecretStr | None = None
-    stripe_secret_key: SecretStr | None = None
-    stripe_webhook_secret: SecretStr | None = None
-    stripe_api_base: str = "https://api.stripe.com"
-    app_url: str | None = None
-    app_log: Annotated[tuple[Path, ...], NoDecode] = ()
-    app_log_command: str = ""
-    access_log: Annotated[tuple[Path, ...], NoDecode] = ()
-    admin_secret: SecretStr | None = None
-    nextauth_url: str | None = None
-    nextauth_secret: SecretStr | None = None
-    sendgrid_api_key: SecretStr | None = None
-    sendgrid_sender_email: str | None = None
-    sendgrid_api_base: str = "https://api.sendgrid.com"
-    smtp_host: str | None = None
-    smtp_port: int | None = Field(None, ge=1, le=65535)
-    smtp_user: str | None = None
-    smtp_pass: SecretStr | None = None
-    smtp_from: str | None = None
-    openai_api_key: SecretStr | None = None
-    openai_base_url: str | None = None
-    openai_model: str | None = None
-    runbook_ai_fallback_model: str | None = None
-    runbook_ai_fallback_base_url: str | None = None
-    runbook_ai_fallback_api_key: SecretStr | None = None
-    runbook_ai_fallback_command: str = ""
-    runbook_ai_state_command: str = ""
-    runbook_ai_requeue_command: str = ""
-    sentry_dsn: SecretStr | None = None
-    sentry_auth_token: SecretStr | None = None
-    sentry_org: str | None = None
-    sentry_project: str | None = None
-    sentry_api_base: str = "https://sentry.io"
-    pagerduty_routing_key: SecretStr | None = None
-    pagerduty_api_base: str = "https://events.pagerduty.com"
-    slack_webhook_url: SecretStr | None = None
-
-    ingress_host: str = "127.0.0.1"
-    ingress_port: int = Field(8787, ge=1, le=65535)
-    ingress_stripe_secret: SecretStr | None = None
-    ingress_sentry_secret: SecretStr | None = None
-    ingress_sendgrid_public_key: SecretStr | None = None
-    ingress_pagerduty_secret: SecretStr | None = None
-    ingress_alertmanager_token: SecretStr | None = None
-    ingress_vercel_secret: SecretStr | None = None
-    ingress_app_token: SecretStr | None = None
-    ingress_generic_secret: SecretStr | None = None
-
-    runbook_mode: Mode = Mode.observe
-    runbook_ledger_url: SecretStr = SecretStr("")
-    runbook_profile: Path | None = None
-    runbook_approval_seconds: int = Field(900, ge=30, le=86_400)
-    runbook_keep_reading_days: int = Field(90, ge=1, le=3650)
-    runbook_licence_days: int = Field(30, ge=0, le=3650)
-    runbook_webhook_path: str = "/api/subscription/webhook"
-    runbook_reset_path: str = "/api/auth/forgot-password"
-    runbook_escalate_seconds: int = Field(900, ge=60, le=86_400)
-    runbook_disk_paths: Annotated[tuple[Path, ...], NoDecode] = (Path("/"),)
-    runbook_archive_logs: Annotated[tuple[str, ...], NoDecode] = ()
-    runbook_cgroup: Path | None = None
-    runbook_slow_routes: str = r"stream|/sse\b|/ai\b|generat|chat|summar"
-    runbook_app_match: str = ""
-    runbook_app_user: str = ""
-    runbook_app_env: Annotated[tuple[Path, ...], NoDecode] = ()
-    runbook_supervisors: Annotated[tuple[str, ...], NoDecode] = ()
-    runbook_restart_command: str = ""
-    runbook_health_url: str | None = None
-    runbook_deploy_lock: Path | None = None
-    runbook_cgroup_root: Path = Path("/sys/fs/cgroup")
-    runbook_login_failed: Annotated[tuple[str, ...], NoDecode] = (
-        "login_failed",
-        "login_failure",
-        "login_attempt_failed",
-        "failed_login",
-        "signin_failed",
-        "auth_failed",
-        "authentication_failed",
-        "invalid_credentials",
-        "invalid_password",
-    )
-
-    @field_validator("runbook_app_match")
-    @classmethod
-    def _is_pattern(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"is no regular expression: {error}") from None
-        return value
-
-    @field_validator(
-        "app_log",
-        "access_log",
-        "runbook_app_env",
-        "runbook_archive_logs",
-        "runbook_disk_paths",
-        "runbook_login_failed",
-        "runbook_supervisors",
-        mode="before",
-    )
-    @classmethod
-    def _several(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-    @field_validator(
-        "stripe_api_base",
-        "app_url",
-        "sendgrid_api_base",
-        "openai_base_url",
-        "nextauth_url",
-        "pagerduty_api_base",
-        "sentry_api_base",
-        "runbook_ai_fallback_base_url",
-        "runbook_health_url",
-    )
-    @classmethod
-    def _is_http(cls, value: str | None) -> str | None:
-        if value is not None and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).netloc):
-            raise ValueError("must be a URL that starts with http:// or https://")
-        return value.rstrip("/") if value else value
-
-    def need(self, *names: str) -> None:
-        """Return when every named setting has a value; raise ``NotConfigured`` with those that have none."""
-        missing = [name for name in names if not getattr(self, name.lower())]
-        if missing:
-            raise NotConfigured(*missing)
-
-    def secret(self, name: str) -> str:
-        """The clear value of a secret setting, for the one call that hands it to its vendor."""
-        self.need(name)
-        value = getattr(self, name.lower())
-        return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-
-    def secrets(self) -> list[str]:
-        """Every secret in force, a URL's password by itself too, longest first: masking never leaves a tail behind."""
-        values = [getattr(self, name) for name in type(self).model_fields]
-        clear = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
-        written = [_password(text) for text in clear]
-        found = {*clear, *written, *map(unquote, written)}
-        return sorted((text for text in found if len(text) >= 6), key=len, reverse=True)
-
-    def ledger_url(self) -> str:
-        """The ledger's database URL; by default an SQLite file in the user's state folder, which is made."""
-        url = self.runbook_ledger_url.get_secret_value()
-        if not url:
-            state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-            url = DEFAULT_LEDGER.format(state=state)
-        if not url.startswith("sqlite:///") or ":memory:" in url:
-            return url
-        path = Path(url.removeprefix("sqlite:///"))
-        if not path.is_absolute():
-            if "PREFECT__FLOW_RUN_ID" in os.environ and "RUNBOOK_HOME" not in os.environ:
-                raise BadSetting(
-                    "RUNBOOK_LEDGER_URL",
-                    "is a relative path, which under a Prefect worker is another file each run",
-                    "use sqlite:////absolute/path or set RUNBOOK_HOME",
-                )
-            path = home() / path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadSetting(
-                "RUNBOOK_LEDGER_URL", f"cannot make {path.parent}: {error.strerror}", "name a folder you may write"
-            ) from None
-        return f"sqlite:///{path}"
-
-    def database_conninfo(self, name: str = "DATABASE_URL") -> str:
-        """The URL in setting ``name`` as libpq takes it: Prisma's own parameters stripped, the rest kept."""
-        url = self.secret(name)
-        if not url.startswith(POSTGRES_SCHEMES):
-            raise BadSetting(name, "is not a PostgreSQL URL", "use postgresql://user:password@host:5432/db")
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            raise BadSetting(name, "is not a URL", "percent-encode what is special in its password") from None
-        # The pairs stay as they are written: decoding and encoding again would turn a space into a plus.
-        kept = [pair for pair in parts.query.split("&") if pair.partition("=")[0] not in PRISMA_ONLY]
-        return urlunsplit(parts._replace(query="&".join(kept)))
-
-    @property
-    def has_app_log(self) -> bool:
-        """True when there is a log to read: files, or a command that prints it."""
-        return bool(self.app_log or self.app_log_command)
-
-    def monitor_setting(self) -> str:
-        """The setting the runbooks watch the database with: their own role's where there is one."""
-        return "RUNBOOK_DATABASE_URL" if self.runbook_database_url else "DATABASE_URL"
-
-
-def _password(url: str) -> str:
-    try:
-        return urlsplit(url).password or ""
-    except ValueError:
-        return ""
-
-
 def _problem(error: ValidationError) -> tuple[str, str]:
     first = error.errors(include_url=False, include_input=False)[0]
     return ".".join(str(part) for part in first["loc"]) or "?", first["msg"]
-
-
-def home() -> Path:
-    """The folder that holds ``.env`` and ``runbook.toml``."""
-    return Path(os.environ.get("RUNBOOK_HOME") or Path.cwd())
 
 
 @lru_cache(maxsize=1)
