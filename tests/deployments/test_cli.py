@@ -92,7 +92,7 @@ def test_a_run_has_the_promised_shape_and_an_undo(command: Command, server: Post
     code, document, _ = command("run", "failed-payments", "--set", "hold_seconds=0")
     assert (code, document["outcome"], document["mode"]) == (0, "fixed", "auto")
     assert {"runbook", "mode", "outcome", "findings", "fixes", "duration_ms"} <= set(document)
-    assert set(document["findings"][0]) == {"subject", "detail", "evidence"}
+    assert set(document["findings"][0]) == {"subject", "detail", "evidence", "page"}
     fix = document["fixes"][0]
     assert set(fix) == {"id", "action", "target", "risk", "state", "why"}
     assert (fix["action"], fix["state"]) == ("copy_status", "proven")

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, event, text
 
-from runbook import gate, memory, settings
+from runbook import gate, memory, schema, settings
 from runbook.errors import LedgerError
 from runbook.ledger import GRANT_LOCK, Ledger
 from runbook.model import FixState, Mode
@@ -58,7 +58,7 @@ def broken(url: str) -> str:
 def test_a_newer_ledger_is_refused(book: Ledger, ledger_url: str) -> None:
     with book.write() as connection:
         connection.execute(text("UPDATE runbook_version SET version = 99"))
-    assert "has schema 99, this version knows 2. Next: upgrade" in broken(ledger_url)
+    assert f"has schema 99, this version knows {schema.VERSION}. Next: upgrade" in broken(ledger_url)
 
 
 def test_an_older_ledger_is_brought_up_to_date_and_keeps_what_it_holds(book: Ledger, ledger_url: str) -> None:
