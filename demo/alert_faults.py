@@ -47,7 +47,7 @@ def access_lines(log: Path, minute: int, each: int, seconds: float, path: str = 
             out.write(f'10.0.0.1 - - [{when}] "GET {path}?id={one} HTTP/1.1" 200 512 "-" "-" rt={seconds:.3f}\n')
 
 
-def rotated(folder: Path, count: int, size: int = 4 * MIB, age_seconds: int = 86_400) -> list[Path]:
+def rotated(folder: Path, count: int, size: int = 8 * MIB, age_seconds: int = 86_400) -> list[Path]:
     """Logs as logrotate leaves them: numbered, old, and easy to pack; and the live one beside them."""
     folder.mkdir(exist_ok=True)
     words = random.Random(7)
@@ -81,10 +81,10 @@ def break_alerts(stack: Stack) -> Scene:
 
 
 def _fill_disk(stack: Stack) -> Fault:
-    logs = rotated(stack.logs, 10)
+    logs = rotated(stack.logs, 16)
     # No demo fills a stranger's disk: it calls that much free too little which is free now, and a little more.
     room = shutil.disk_usage(stack.logs)
-    free_at = min(1.0, max(0.01, (room.free + 20 * MIB) / (room.used + room.free)))
+    free_at = min(1.0, max(0.01, (room.free + 32 * MIB) / (room.used + room.free)))
     with (stack.folder / "runbook.toml").open("a") as profile:
         profile.write(f"\n[parameters.full-disk]\nfree_at = {free_at:.6f}\n")
     return Fault(
@@ -96,7 +96,7 @@ def _fill_disk(stack: Stack) -> Fault:
 
 
 def _logs_to_leave(stack: Stack) -> list[Lookalike]:
-    live, fresh = stack.logs / "web.log", stack.logs / "web.log.11"
+    live, fresh = stack.logs / "web.log", stack.logs / "web.log.17"
     fresh.write_text("rotated a moment ago\n")
     return [_unchanged("the live log", live), _unchanged("a log rotated a moment ago", fresh)]
 
