@@ -19,11 +19,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from demo.limits_app import limit_routes
 from demo.serving import Served
 
 TOLERANCE_SECONDS = 300
 
-PARTS: tuple[Callable[[App], list[Route]], ...] = ()
+PARTS: tuple[Callable[[App], list[Route]], ...] = (limit_routes,)
 """Further endpoints, one file of the demo each."""
 
 

@@ -9,6 +9,7 @@ import psycopg
 from demo import database_faults as database
 from demo import population, stripe_faults
 from demo.database_faults import Sessions
+from demo.limits_faults import break_limits
 from demo.postgres import Postgres
 from demo.scene import Fault, Lookalike, Scene
 from demo.stack import Stack
@@ -16,7 +17,7 @@ from demo.stack import Stack
 WRITERS = 14
 
 
-SCENES: tuple[Callable[[Stack], Scene], ...] = ()
+SCENES: tuple[Callable[[Stack], Scene], ...] = (break_limits,)
 """Each runbook's own faults and look-alikes; the first two runbooks' are below."""
 
 

@@ -21,6 +21,7 @@ from typing import TypeVar
 import psycopg
 
 from demo.app import App
+from demo.limits_app import SETTINGS as LIMIT_SETTINGS
 from demo.postgres import Postgres
 from demo.scene import StandIn
 from demo.seed import seed
@@ -256,6 +257,7 @@ class Stack:
             "STRIPE_API_BASE": self.stripe.url,
             "APP_URL": self.app.url,
             "APP_LOG": str(self.app.log_path),
+            **LIMIT_SETTINGS,
             "INGRESS_PORT": str(self.hooks_port),
             "INGRESS_ALERTMANAGER_TOKEN": HOOKS_TOKEN,
             "RUNBOOK_LEDGER_URL": f"sqlite:///{self.folder}/ledger.db",

@@ -35,6 +35,9 @@ DEFAULT_CAPS: Mapping[str, Cap] = {
     "failed-payments": Cap(per_run=1_000, per_15min=1_500, per_24h=5_000, failures_15min=5, sick_share=0.05),
     "retry_payment": Cap(per_run=5, per_15min=5, per_24h=20),
     "enable_endpoint": Cap(per_run=2, per_15min=2, per_24h=4),
+    "trust_ip": Cap(per_run=3, per_15min=6, per_24h=20),
+    "trust_again": Cap(per_run=10, per_15min=20, per_24h=40),
+    "unblock_ip": Cap(per_run=5, per_15min=10, per_24h=30),
     "set_idle_timeout": Cap(per_run=1, per_15min=2, per_24h=4),  # each with its undo
 }
 """Caps by scope: ``global``, ``target`` (any one target), ``runbook`` (any runbook without its own), then by the

@@ -11,6 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -39,6 +40,9 @@ PRISMA_ONLY = frozenset(
         "max_idle_connection_lifetime",
     }
 )
+OFFICE_PREFIX = {4: 24, 6: 48}
+"""The widest network that may be one office, by version of IP."""
+
 DEFAULT_LEDGER = "sqlite:///{state}/runbook/ledger.db"
 POSTGRES_SCHEMES = ("postgres://", "postgresql://")
 
@@ -55,6 +59,10 @@ class Tables(BaseModel):
     subscription_stripe_id: str = "stripeSubscriptionId"
     subscription_stripe_customer: str = "stripeCustomerId"
     subscription_created: str = "createdAt"
+    user: str = "User"
+    user_id: str = "id"
+    user_email: str = "email"
+    user_created: str = "createdAt"
 
 
 class Profile(BaseModel):
@@ -118,11 +126,22 @@ class Settings(BaseSettings):
     runbook_profile: Path | None = None
     runbook_approval_seconds: int = Field(900, ge=30, le=86_400)
     runbook_webhook_path: str = "/api/subscription/webhook"
+    runbook_trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    runbook_known_offices: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    runbook_trust_keeps_login_limits: bool = False
 
-    @field_validator("app_log", mode="before")
+    @field_validator("app_log", "runbook_trusted_proxies", "runbook_known_offices", mode="before")
     @classmethod
     def _several_files(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("runbook_known_offices")
+    @classmethod
+    def _is_one_office(cls, value: tuple[IPv4Network | IPv6Network, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+        for one in value:
+            if one.prefixlen < OFFICE_PREFIX[one.version]:
+                raise ValueError(f"{one} is wider than /{OFFICE_PREFIX[one.version]}: name its own addresses")
+        return value
 
     @field_validator("stripe_api_base", "app_url", "sendgrid_api_base", "openai_base_url", "nextauth_url")
     @classmethod
