@@ -20,23 +20,24 @@ HOMES = tuple(f"192.88.99.{i}" for i in range(100, 130))
 def sign_in(app: App, ip: str, users: range, minutes_ago: float = 30) -> None:
     """These people signed in from there."""
     for i in users:
-        app.log("info", "login_success", ip=ip, userId=user_id(i), time=_ago(minutes_ago))
+        app.log("info", "login_success", ip=ip, userId=user_id(i), time=ago(minutes_ago))
 
 
 def fail(app: App, ip: str, accounts: range, minutes_ago: float = 30) -> None:
     """Somebody tried these accounts from there, one every two minutes."""
     for at, i in enumerate(accounts):
         said = {"ip": ip, "email": f"person{i}@example.com", "status": 401}
-        app.log("warn", "login_failed", **said, time=_ago(minutes_ago + 2 * at))
+        app.log("warn", "login_failed", **said, time=ago(minutes_ago + 2 * at))
 
 
-def _ago(minutes: float) -> str:
+def ago(minutes: float) -> str:
+    """The time of a line that was logged so long ago."""
     return (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def reach_limit(limits: Limiter, ip: str, users: range, path: str = "/api/content") -> None:
     """So many pages within a minute that the limit is reached; each line names who was signed in."""
-    for i in range(CONTENT + 2 * len(users)):
+    for i in range(CONTENT + max(10, 2 * len(users))):
         limits.allows(ip, path, user_id(users[i % len(users)]) if users else "anonymous")
 
 

@@ -16,6 +16,9 @@ from tasks.quotas import Trusted
 from tasks.trusts import Trust, target
 
 SHOWN = 5
+MOST_ACTS = 3
+"""Acts on one entry within a day before it is put back no more: the cap of a target must leave one to take it off."""
+
 EXEMPTS = "the app's trust is for every page, sign-in and reset too, so a person must approve it; "
 EXEMPTS += "RUNBOOK_TRUST_KEEPS_LOGIN_LIMITS=true says that the app keeps those limits"
 
@@ -74,6 +77,8 @@ def kept(world: World, at: Bounds) -> Iterator[Case]:
             yield _case(one, why, _end(one, why))
         elif over or harm or _in(one, world.listed.everywhere):
             continue
+        elif one.acts >= MOST_ACTS:
+            yield _case(one, f"the app forgot it again, after {one.acts} acts on it within a day: trust it by hand")
         elif not any(_in(other, world.listed.everywhere) for other in valid) and world.limits is not None:
             why = f"the app restarted and lost its list; it is trusted until {_when(one.until_ms)}"
             yield _case(one, why, _again(one, why))

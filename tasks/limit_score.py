@@ -164,7 +164,7 @@ def _for(seen: Evidence, log: Witness, at: Bounds) -> Iterator[Sign]:
     said = f"{share:.0%} of its lines are of signed-in people, less than {at.auth_share:.0%}"
     yield Sign(lines, said, lines or (log.sign_ins and log.limiter_names_users))
     said = f"{seen.success:.0%} of {seen.attempts} sign-ins succeed, less than {at.success:.0%}"
-    yield Sign(seen.success >= at.success, said, tried, harm=not typing)
+    yield Sign(seen.success >= at.success, said, tried and log.sign_ins, harm=not typing)
     said = f"{each:.1f} failed sign-ins for each person, not below {at.failures_per_user:g}"
     yield Sign(each < at.failures_per_user, said, tried, harm=not typing)
 

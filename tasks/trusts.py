@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
-from sqlalchemy import select
+from sqlalchemy import RowMapping, select
 
 from runbook import memory
 from runbook.ledger import Ledger
-from runbook.model import FixState, Frozen, Json
+from runbook.model import FixState, Frozen
 from runbook.schema import fix
 from tasks.addresses import read
 
@@ -22,12 +23,16 @@ NEAR_MS = 60_000
 
 
 class Trust(Frozen):
-    """One address the app trusts because of us: ``fix_id`` did it at ``at_ms``, and it ends at ``until_ms``."""
+    """One address the app trusts because of us: ``fix_id`` did it at ``at_ms``, and it ends at ``until_ms``.
+
+    ``acts`` is how often we touched its entry in the last 24 hours.
+    """
 
     fix_id: str
     ip: str
     at_ms: int
     until_ms: int
+    acts: int = 1
 
 
 def target(ip: str) -> str:
@@ -39,16 +44,18 @@ def standing(book: Ledger) -> list[Trust]:
     """The trusts that are ours and not taken back, whether their time is over or not."""
     latest: dict[str, Trust | None] = {}
     with book.read() as connection:
+        acts = Counter(past.target for past in book.history(connection))
         rule = select(fix).where(fix.c.action.in_(ACTIONS), fix.c.state.in_(CERTAIN)).order_by(fix.c.seq)
         for row in connection.execute(rule).mappings():
             ours = row["action"] in TRUSTING and row["state"] != FixState.undone.value
-            latest[row["target"]] = _trust(row["id"], row["intended_at_ms"], row["want"]) if ours else None
+            latest[row["target"]] = _trust(row, acts[row["target"]]) if ours else None
     return [one for one in latest.values() if one is not None]
 
 
-def _trust(fix_id: str, at_ms: int, want: dict[str, Json]) -> Trust:
+def _trust(row: RowMapping, acts: int) -> Trust:
+    at_ms, want = row["intended_at_ms"], row["want"]
     until = want.get("until_ms") or at_ms + int(want["hours"]) * HOUR_MS
-    return Trust(fix_id=fix_id, ip=str(want["ip"]), at_ms=at_ms, until_ms=until)
+    return Trust(fix_id=row["id"], ip=str(want["ip"]), at_ms=at_ms, until_ms=until, acts=acts)
 
 
 def let_go(book: Ledger) -> Iterator[Trust]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from demo.app import App
@@ -74,7 +74,11 @@ class World:
         """Let every fix and every line of the log that was read be that much older."""
         by = round(hours * 3_600_000)
         with ledger().write() as connection:
-            connection.execute(update(fix).values(intended_at_ms=fix.c.intended_at_ms - by))
+            for row in connection.execute(select(fix)).mappings().all():
+                want = {key: value - by if key == "until_ms" else value for key, value in row["want"].items()}
+                moved = {name: row[name] and row[name] - by for name in ("decided_at_ms", "intended_at_ms")}
+                moved["want"] = want
+                connection.execute(update(fix).where(fix.c.id == row["id"]).values(moved))
             connection.execute(update(log_event).values(at_ms=log_event.c.at_ms - by))
 
     def busy_office(self, ip: str = OFFICE, people: range = PEOPLE) -> None:

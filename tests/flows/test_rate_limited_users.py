@@ -105,11 +105,10 @@ async def test_a_restarted_app_is_told_again_with_the_old_end(world: World) -> N
     report = await world.run(trust_hours=24)
     assert report.outcome is Outcome.fixed and world.limits.trusted == {OFFICE}
     assert [(one.action, one.state) for one in report.fixes] == [("trust_again", FixState.proven)]
-    world.age(13)  # 23 hours after the first: one more would have it over ten hours early
-    assert (await world.run()).outcome is Outcome.healthy
-    world.age(2)
-    with ledger().read() as connection:
-        assert ledger().open_targets(connection) == set()
+    world.age(13)
+    assert (await world.run()).outcome is Outcome.healthy and world.limits.trusted == {OFFICE}
+    world.age(2)  # 25 hours after the first, 15 after it was told again
+    assert (await world.run()).outcome is Outcome.fixed and world.limits.trusted == set()
 
 
 async def test_what_others_put_on_the_list_is_theirs(world: World) -> None:
