@@ -148,7 +148,8 @@ def left(world: World, at: Bounds) -> Iterator[str]:
     against = [(seen, world.judged(seen, at)) for seen in world.stopped]
     against = [(seen, said) for seen, said in against if said.against]
     for seen, said in against[:SHOWN]:
-        yield f"{hide(seen.key)} stays blocked (score {said.score}): {'; '.join(said.against)}"
+        why = "; ".join(said.harm or said.short)
+        yield f"{hide(seen.key)}, last seen {_when(seen.last_ms)}, stays blocked (score {said.score}): {why}"
     if len(against) > SHOWN:
         yield f"{len(against) - SHOWN} more addresses stay blocked"
 

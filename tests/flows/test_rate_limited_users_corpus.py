@@ -66,7 +66,8 @@ async def test_it_is_left_where_it_is(world: World, one: dict[str, Any], monkeyp
         write(world, one["ip"], step)
     report = await world.run()
     assert world.asked == [] and limiter(world.app).trusted == set(), report
-    assert all(fix.state is FixState.refused for fix in report.fixes)
+    # Not even a person is asked, but where the log cannot tell.
+    assert [fix.why for fix in report.fixes] == ["needs a person: run it with mode approve"] * one.get("asks", 0)
     told = " ".join([*report.notices, *(found.detail for found in report.findings)])
     assert one["says"] in told if one["says"] else report.outcome is Outcome.healthy and not told
 
