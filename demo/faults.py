@@ -11,6 +11,7 @@ from demo import population, stripe_faults
 from demo.alert_faults import break_alerts
 from demo.database_faults import Sessions
 from demo.generation_faults import break_generation
+from demo.limits_faults import break_limits
 from demo.mail_faults import break_mail
 from demo.memory_faults import break_memory
 from demo.postgres import Postgres
@@ -27,6 +28,7 @@ SCENES: Mapping[str, Callable[[Stack], Scene]] = {
     "undelivered-email": break_mail,
     "memory-pressure": break_memory,
     "broken-sessions": break_sessions,
+    "rate-limited-users": break_limits,
 }
 """What goes wrong for each runbook, and what only looks so; the first two runbooks' scenes are below."""
 

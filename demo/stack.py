@@ -21,6 +21,7 @@ from typing import TypeVar
 import psycopg
 
 from demo.app import App
+from demo.limits_app import SETTINGS as LIMIT_SETTINGS
 from demo.memory_fleet import Fleet
 from demo.openai_server import OpenAIServer
 from demo.paging_servers import PagerDuty, Slack
@@ -281,6 +282,7 @@ class Stack:
             "ACCESS_LOG": str(self.access_log),
             "RUNBOOK_DISK_PATHS": str(self.folder),
             "RUNBOOK_ARCHIVE_LOGS": f"{self.logs}/*.log.[0-9]*",
+            **LIMIT_SETTINGS,
             "INGRESS_PORT": str(self.hooks_port),
             "INGRESS_ALERTMANAGER_TOKEN": HOOKS_TOKEN,
             "RUNBOOK_LEDGER_URL": f"sqlite:///{self.folder}/ledger.db",

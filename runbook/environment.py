@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -29,6 +30,9 @@ PRISMA_ONLY = frozenset(
         "max_idle_connection_lifetime",
     }
 )
+OFFICE_PREFIX = {4: 24, 6: 48}
+"""The widest network that may be one office, by version of IP."""
+
 DEFAULT_LEDGER = "sqlite:///{state}/runbook/ledger.db"
 POSTGRES_SCHEMES = ("postgres://", "postgresql://")
 
@@ -126,6 +130,18 @@ class Settings(BaseSettings):
         "invalid_password",
     )
 
+    runbook_trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    runbook_known_offices: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    runbook_trust_keeps_login_limits: bool = False
+
+    @field_validator("runbook_known_offices")
+    @classmethod
+    def _is_one_office(cls, value: tuple[IPv4Network | IPv6Network, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+        for one in value:
+            if one.prefixlen < OFFICE_PREFIX[one.version]:
+                raise ValueError(f"{one} is wider than /{OFFICE_PREFIX[one.version]}: name its own addresses")
+        return value
+
     @field_validator("runbook_app_match")
     @classmethod
     def _is_pattern(cls, value: str) -> str:
@@ -141,8 +157,10 @@ class Settings(BaseSettings):
         "runbook_app_env",
         "runbook_archive_logs",
         "runbook_disk_paths",
+        "runbook_known_offices",
         "runbook_login_failed",
         "runbook_supervisors",
+        "runbook_trusted_proxies",
         mode="before",
     )
     @classmethod

@@ -6,7 +6,7 @@ None of it is evidence; it is pruned by age. Personal data that a detection need
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -119,6 +119,14 @@ def grave(ledger: Ledger, since_ms: int, limit: int = 10_000) -> list[LogEvent]:
         rows = connection.execute(rule.order_by(log_event.c.at_ms.desc(), log_event.c.seq.desc()).limit(limit))
         found = [{name: row[name] for name in LogEvent.model_fields} for row in rows.mappings()]
     return [LogEvent.model_validate(row) for row in reversed(found)]
+
+
+def every_event(ledger: Ledger, since_ms: int) -> Iterator[LogEvent]:
+    """All events from ``since_ms`` on, oldest first, one by one: an attack logs more than memory holds."""
+    rule = select(log_event).where(log_event.c.at_ms >= since_ms).order_by(log_event.c.at_ms, log_event.c.seq)
+    with ledger.read() as connection:
+        for row in connection.execution_options(yield_per=1_000).execute(rule):
+            yield LogEvent.model_construct(name=row.name, at_ms=row.at_ms, level=row.level, fields=row.fields)
 
 
 def keep(connection: Connection, found: Sequence[LogEvent]) -> None:

@@ -43,6 +43,9 @@ DEFAULT_CAPS: Mapping[str, Cap] = {
     "enable_endpoint": Cap(per_run=2, per_15min=2, per_24h=4),
     "restart_instance": Cap(per_run=1, per_15min=1, per_24h=12),  # with its cooldown: three an hour
     "take_snapshot": Cap(per_run=1, per_15min=1, per_24h=6),
+    "trust_ip": Cap(per_run=3, per_15min=6, per_24h=20),
+    "trust_again": Cap(per_run=10, per_15min=20, per_24h=40),
+    "unblock_ip": Cap(per_run=5, per_15min=10, per_24h=30),
     "set_idle_timeout": Cap(per_run=1, per_15min=2, per_24h=4),  # each with its undo
     "use_fallback_model": Cap(per_run=1, per_15min=1, per_24h=2),  # a target has 4 in all: each flip may be reverted
     "requeue_generation": Cap(per_run=20, per_15min=20, per_24h=100),

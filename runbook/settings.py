@@ -37,6 +37,7 @@ class Tables(BaseModel):
     user: str = "User"
     user_id: str = "id"
     user_email: str = "email"
+    user_created: str = "createdAt"
     user_failed_logins: str = "failedLoginAttempts"
     user_locked_until: str = "lockedUntil"
     session: str = "Session"
