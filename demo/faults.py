@@ -11,12 +11,13 @@ from demo import population, stripe_faults
 from demo.database_faults import Sessions
 from demo.postgres import Postgres
 from demo.scene import Fault, Lookalike, Scene
+from demo.slow_faults import break_slow
 from demo.stack import Stack
 
 WRITERS = 14
 
 
-SCENES: tuple[Callable[[Stack], Scene], ...] = ()
+SCENES: tuple[Callable[[Stack], Scene], ...] = (break_slow,)
 """Each runbook's own faults and look-alikes; the first two runbooks' are below."""
 
 
@@ -96,6 +97,8 @@ class Broken:
         writers = self._keep(database.idle_writers(self.postgres, WRITERS))
         self._keep(database.blocked_app(self.postgres, WRITERS, WRITERS))
         self._keep(database.fill_slots(self.postgres))
+        passing = [one for one in self._sessions if one.name in {"a backup", "a migration"}]
+        database.let_pass(passing, lambda: writers.alive() == 0)
         quiet = 2  # the second migration and the index build wait on purpose, and go on waiting
         return [
             Fault(

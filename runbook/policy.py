@@ -36,6 +36,9 @@ DEFAULT_CAPS: Mapping[str, Cap] = {
     "retry_payment": Cap(per_run=5, per_15min=5, per_24h=20),
     "enable_endpoint": Cap(per_run=2, per_15min=2, per_24h=4),
     "set_idle_timeout": Cap(per_run=1, per_15min=2, per_24h=4),  # each with its undo
+    "create_index": Cap(per_run=2, per_15min=2, per_24h=8),  # builds load the disk, and each index costs every write
+    "drop_invalid_index": Cap(per_run=3, per_15min=6, per_24h=12),
+    "vacuum_table": Cap(per_run=2, per_15min=4, per_24h=12),
 }
 """Caps by scope: ``global``, ``target`` (any one target), ``runbook`` (any runbook without its own), then by the
 name of a runbook or of an action."""

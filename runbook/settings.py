@@ -118,6 +118,7 @@ class Settings(BaseSettings):
     runbook_profile: Path | None = None
     runbook_approval_seconds: int = Field(900, ge=30, le=86_400)
     runbook_webhook_path: str = "/api/subscription/webhook"
+    runbook_migrations_dir: Path | None = None
 
     @field_validator("app_log", mode="before")
     @classmethod
