@@ -20,6 +20,11 @@ STATEMENT = 'SELECT "id", "ok" FROM "LoginAttempt" WHERE "userId" = %s ORDER BY 
 REPORT = 'SELECT "ok", count(*), max("createdAt") FROM "LoginAttempt" GROUP BY "ok"'
 
 
+def user(call: int) -> str:
+    """Whom the client asks for in its ``call``-th statement."""
+    return f"user_{call * 7919 % 50_000:08d}"
+
+
 class Client:
     """The app, running one statement over and over with another user each time; it comes in when there is a slot."""
 
@@ -43,7 +48,7 @@ class Client:
     def _work(self, app: psycopg.Connection) -> None:
         while not self._over.wait(self.pause):
             began = time.monotonic()
-            app.execute(self.statement, [f"user_{len(self.took_ms) * 7919 % 50_000:08d}"])
+            app.execute(self.statement, [user(len(self.took_ms))])
             self.took_ms.append((time.monotonic() - began) * 1000)
             if self.once and len(self.took_ms) == 5:
                 app.execute(self.once)
