@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import psycopg
-import pytest
 
 from demo.database_faults import wait_until
 from demo.postgres import Postgres
@@ -38,9 +37,8 @@ def make_table(server: Postgres) -> None:
 
 
 @contextlib.contextmanager
-def clean(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgres]:
-    """The large table without indexes, nothing counted of any statement, and old transactions old at once."""
-    monkeypatch.setattr("tasks.latency.HOLD_SECONDS", 0.0)
+def clean(server: Postgres) -> Iterator[Postgres]:
+    """The large table without indexes, and nothing counted of any statement."""
     make_table(server)
     wipe(server)
     yield server
@@ -65,7 +63,7 @@ async def watched(server: Postgres, statement: str = STATEMENT, times: int = 6) 
     await read_statements(0)
     with psycopg.connect(server.url(user="app"), autocommit=True) as app:
         for call in range(times):
-            app.execute(statement, [user(call)] if "%s" in statement else None)  # type: ignore[arg-type]
+            app.execute(statement, [user(call)] if "%s" in statement else None)
 
 
 async def run(mode: Mode = Mode.auto, **bounds: Any) -> Report:
@@ -91,13 +89,13 @@ def background(server: Postgres, *statements: str, until: str, role: str = "app"
     def work() -> None:
         with contextlib.suppress(psycopg.Error):
             for one in statements:
-                connection.execute(one)  # type: ignore[arg-type]
+                connection.execute(one)
 
     threading.Thread(target=work, daemon=True).start()
 
     def begun() -> bool:
         with psycopg.connect(server.url(), autocommit=True) as watcher:
-            return watcher.execute(until).fetchone() == (True,)  # type: ignore[arg-type]
+            return watcher.execute(until).fetchone() == (True,)
 
     wait_until(begun, until)
     return connection
