@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
@@ -163,6 +163,22 @@ def migration(postgres: Postgres) -> Sessions:
     made.remember()
     wait_until(lambda: waiting(postgres) >= 1, "the migration to wait")
     return made
+
+
+def let_pass(made: Sequence[Sessions], once: Callable[[], bool]) -> None:
+    """End the transactions and locks of ``made`` in the background ``once`` something is so; their sessions stay.
+
+    A backup and a migration end some day, and until then no index can be built beside them.
+    """
+
+    def wait() -> None:
+        with contextlib.suppress(psycopg.Error):
+            wait_until(once, "the pool to have room", seconds=600)
+            for connection in [connection for one in made for connection in one.connections]:
+                connection.execute("SELECT pg_advisory_unlock_all()")
+                connection.commit()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def superuser(postgres: Postgres) -> Sessions:

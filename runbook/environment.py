@@ -104,6 +104,7 @@ class Settings(BaseSettings):
     runbook_keep_reading_days: int = Field(90, ge=1, le=3650)
     runbook_licence_days: int = Field(30, ge=0, le=3650)
     runbook_webhook_path: str = "/api/subscription/webhook"
+    runbook_migrations_dir: Path | None = None
     runbook_reset_path: str = "/api/auth/forgot-password"
     runbook_escalate_seconds: int = Field(900, ge=60, le=86_400)
     runbook_disk_paths: Annotated[tuple[Path, ...], NoDecode] = (Path("/"),)

@@ -53,6 +53,9 @@ DEFAULT_CAPS: Mapping[str, Cap] = {
     "reset_lockout": Cap(per_run=200, per_15min=300, per_24h=1_500),
     "unlock_account": Cap(per_run=1, per_15min=3, per_24h=10),
     "purge_sessions": Cap(per_run=10, per_15min=20, per_24h=200),  # batches
+    "create_index": Cap(per_run=2, per_15min=2, per_24h=8),  # builds load the disk, and each index costs every write
+    "drop_invalid_index": Cap(per_run=3, per_15min=6, per_24h=12),
+    "vacuum_table": Cap(per_run=2, per_15min=4, per_24h=12),
 }
 """Caps by scope: ``global``, ``target`` (any one target), ``runbook`` (any runbook without its own), then by the
 name of a runbook or of an action."""
