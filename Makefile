@@ -3,7 +3,7 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: demo up down test check bench docs clean help
+.PHONY: demo up down test check bench docs screenshots clean help
 
 help:
 	@echo "make demo   break a real stack, watch it being found, fixed and proven (about two minutes)"
@@ -37,6 +37,9 @@ check: $(READY)
 
 docs: $(READY)
 	@$(PY) -m docs.generate
+
+screenshots: $(READY)
+	@RUNBOOK_SCREENSHOTS=docs $(PY) -m pytest -q tests/e2e/test_browser.py
 
 bench: $(READY)
 	@$(PY) -m benchmarks.logs

@@ -30,6 +30,7 @@ class Metrics:
         self.received = Counter("runbook_hooks", "Hooks stored, by sender.", ["provider"], registry=at)
         self.doubles = Counter("runbook_hook_doubles", "Hooks dropped: seen before.", ["provider"], registry=at)
         self.refused = Counter("runbook_hook_refusals", "Webhooks refused.", ["provider", "reason"], registry=at)
+        self.dropped = Gauge("runbook_hooks_cooled", "Hooks a cooldown dropped since the start.", registry=at)
         self.backlog = Gauge("runbook_hook_backlog", "Hooks stored that Prefect does not have yet.", registry=at)
 
 
@@ -87,6 +88,7 @@ def create() -> FastAPI:
     @app.get("/metrics")
     async def measured() -> Response:
         with contextlib.suppress(RunbookError):
+            metrics.dropped.set(app.state.store.dropped)
             metrics.backlog.set(await asyncio.to_thread(app.state.store.backlog))
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from prefect.settings import PREFECT_API_URL
 
 from ingress.providers import Hook
 from ingress.store import Store
+from runbook.ledger import now_ms
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,13 @@ class Teller:
             while True:
                 self.wake.clear()
                 if not await self.tell(client._client):
-                    await self.wake.wait()
+                    await self._sleep()
+
+    async def _sleep(self) -> None:
+        """Until something new came, or what a cooldown holds may be due."""
+        due = self._store.again_at_ms
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.wake.wait(), None if due is None else max(0.05, (due - now_ms()) / 1000))
 
     async def tell(self, http: httpx.AsyncClient) -> bool:
         """Deliver one batch; True when there may be more."""

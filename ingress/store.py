@@ -7,13 +7,15 @@ import queue
 import threading
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ingress.cooling import settle
 from ingress.providers import Hook
 from runbook.errors import RunbookError
 from runbook.ledger import Ledger, now_ms
 from runbook.schema import hook
+from runbook.settings import profile
 
 AT_ONCE = 500
 """Deliveries that share one transaction: the disk is asked once for all that came meanwhile."""
@@ -29,6 +31,8 @@ class Store:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self.dropped = 0  # by a cooldown
+        self.again_at_ms: int | None = None  # when one of those that a cooldown holds may be due
         self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="ingress-store", daemon=True)
 
@@ -71,8 +75,14 @@ class Store:
             loop.call_soon_threadsafe(_done, kept, count)
 
     def pending(self, limit: int) -> list[tuple[int, Hook, int]]:
-        """The oldest hooks Prefect does not have yet, as (number, hook, received in Unix ms)."""
+        """The oldest hooks Prefect shall have and does not yet, as (number, hook, received in Unix ms)."""
         rule = select(hook).where(hook.c.handled_at_ms.is_(None)).order_by(hook.c.seq).limit(limit)
+        if rules := profile().cooldown:
+            cooled = settle(self._ledger, rules)
+            self.dropped, self.again_at_ms = self.dropped + cooled.dropped, cooled.again_at_ms
+            names = [*rules, *(f"runbook.{name}" for name in rules)]
+            free = hook.c.event.not_in(names) & hook.c.resource.not_in(names)
+            rule = rule.where(or_(free, hook.c.seq.in_(cooled.tell[:limit])))
         with self._ledger.read() as connection:
             rows = connection.execute(rule).mappings()
             return [(row["seq"], _as_hook(dict(row)), row["received_at_ms"]) for row in rows]

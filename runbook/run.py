@@ -11,7 +11,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 from prefect.states import Completed, Failed
 
-from runbook import artifacts
+from runbook import artifacts, questions
 from runbook.errors import NotConfigured, RunbookError
 from runbook.ledger import ledger
 from runbook.mask import mask
@@ -52,11 +52,16 @@ class Run:
         self._started = time.monotonic()
         self.id = ""
         self.report: Report | None = None
+        self.asks: questions.Question | None = None
         if self.mode is not asked:
             self.notices.append(f"mode {asked} lowered to {self.mode}: RUNBOOK_MODE is the ceiling")
 
     async def __aenter__(self) -> Run:
-        self.id = self.ledger.open_run(self.runbook, self.mode)
+        context = FlowRunContext.get()
+        flow_run = str(context.flow_run.id) if context is not None and context.flow_run is not None else ""
+        self.id = questions.go_on(self.ledger, flow_run, self.mode) or self.ledger.open_run(self.runbook, self.mode)
+        for text in questions.expire(self.ledger):
+            self.notice(text)
         return self
 
     def found(self, findings: Sequence[Finding]) -> None:
@@ -89,12 +94,11 @@ class Run:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> bool:
+        if isinstance(error, Pause) and self.asks is not None:
+            questions.asked(self.ledger, self.id, self.asks)
+            return False
         if error is not None and not isinstance(error, RunbookError):
-            self.ledger.close_run(
-                self.id,
-                "waiting" if isinstance(error, Pause) else "crashed",
-                {"error": kind.__name__ if kind else ""},
-            )
+            self.ledger.close_run(self.id, "crashed", {"error": kind.__name__ if kind else ""})
             return False
         if isinstance(error, RunbookError):
             self._reason, self._not_configured = str(mask(str(error))), isinstance(error, NotConfigured)

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from runbook.cooldown import Rule
 from runbook.errors import BadSetting, NotConfigured
 from runbook.model import Mode
 from runbook.policy import DEFAULT_CAPS, Cap
@@ -58,13 +59,15 @@ class Tables(BaseModel):
 
 
 class Profile(BaseModel):
-    """The optional ``runbook.toml``: names of tables and columns, flow parameters by runbook, caps by scope."""
+    """The optional ``runbook.toml``: names of tables and columns, flow parameters by runbook, caps by scope, how often
+    events may start a runbook."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tables: Tables = Tables()
     parameters: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     caps: Mapping[str, Cap] = Field(default_factory=dict)
+    cooldown: Mapping[str, Rule] = Field(default_factory=dict)
 
 
 class Settings(BaseSettings):
