@@ -93,9 +93,9 @@ class Prefect:
         self.command("--no-prompt", "deploy", "--all")
         self.command("automation", "create", "--from-file", "deployments/automations.yaml")
 
-    def start_worker(self) -> None:
+    def start_worker(self, name: str = "demo") -> subprocess.Popen[bytes]:
         """Start a process worker on the pool."""
-        self.spawn("worker", str(BIN / "prefect"), "worker", "start", "--pool", POOL, "--name", "demo")
+        return self.spawn("worker", str(BIN / "prefect"), "worker", "start", "--pool", POOL, "--name", name)
 
     def spawn(self, name: str, *words: str) -> subprocess.Popen[bytes]:
         """Start a program that knows this server and is ended with it; it writes ``name.log``."""
@@ -201,7 +201,7 @@ class Stack:
             self.prefect.start_server()
         with self.step("deployments from prefect.yaml, and a worker"):
             self.prefect.deploy()
-            self.prefect.start_worker()
+            self.worker = self.prefect.start_worker()
         if self.events:
             with self.step("receiver of webhooks, and the responder to events"):
                 self.responder, self.ingress = self.start_responder(), self.start_ingress()

@@ -66,13 +66,15 @@ class Store:
     def _write_batch(self, batch: Sequence[Waiting]) -> None:
         try:
             with self._ledger.write() as connection:
-                counts = [sum(_insert(connection, one) for one in hooks) for hooks, _, _ in batch]
+                new = _insert(connection, [one for hooks, _, _ in batch for one in hooks])
         except RunbookError as error:
             for _, loop, kept in batch:
                 loop.call_soon_threadsafe(_fail, kept, error)
             return
-        for (_, loop, kept), count in zip(batch, counts, strict=True):
-            loop.call_soon_threadsafe(_done, kept, count)
+        for hooks, loop, kept in batch:
+            mine = {one.id for one in hooks} & new
+            new -= mine  # of two senders of one hook in one batch, the first has stored it
+            loop.call_soon_threadsafe(_done, kept, len(mine))
 
     def pending(self, limit: int) -> list[tuple[int, Hook, int]]:
         """The oldest hooks Prefect shall have and does not yet, as (number, hook, received in Unix ms)."""
@@ -101,10 +103,13 @@ class Store:
             connection.execute(delete(hook).where(hook.c.handled_at_ms < old))
 
 
-def _insert(connection: Connection, one: Hook) -> int:
+def _insert(connection: Connection, hooks: Sequence[Hook]) -> set[str]:
+    """Write what is not there yet, in one statement; the ids of what was new."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    values = one.model_dump() | {"payload": dict(one.payload), "received_at_ms": now_ms()}
-    return connection.execute(insert(hook).values(**values).on_conflict_do_nothing(index_elements=["id"])).rowcount
+    moment = now_ms()
+    values = [one.model_dump() | {"payload": dict(one.payload), "received_at_ms": moment} for one in hooks]
+    rule = insert(hook).on_conflict_do_nothing(index_elements=["id"]).returning(hook.c.id)
+    return set(connection.execute(rule, values).scalars())
 
 
 def _as_hook(row: dict[str, object]) -> Hook:

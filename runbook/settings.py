@@ -230,6 +230,12 @@ def settings() -> Settings:
 
 
 @lru_cache(maxsize=1)
+def secrets_in_force() -> list[str]:
+    """``settings().secrets()``, worked out once: every text that leaves the process is searched for them."""
+    return settings().secrets()
+
+
+@lru_cache(maxsize=1)
 def profile() -> Profile:
     """The profile file's content, or the defaults where there is none; unknown keys raise ``BadSetting``."""
     named = settings().runbook_profile
@@ -264,4 +270,5 @@ def caps() -> dict[str, Cap]:
 def forget() -> None:
     """Read the environment and the profile anew at the next call (tests and the demo change them)."""
     settings.cache_clear()
+    secrets_in_force.cache_clear()
     profile.cache_clear()

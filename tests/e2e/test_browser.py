@@ -75,7 +75,7 @@ def choose(page: Page, inside: Page | Locator, field: str, word: str) -> None:
 
 def property_of(inside: Page | Locator, field: str) -> Locator:
     """One field of a form, with its label and help."""
-    return inside.locator(".schema-form-property", has=inside.locator("label", has_text=field))
+    return inside.locator(f".schema-form-property:has(label:has-text('{field}'))")
 
 
 def answer(page: Page, dialog: Locator, decision: str, by: str, reason: str = "") -> None:
@@ -144,9 +144,13 @@ def test_a_person_starts_it_reads_what_it_asks_and_approves(page: Page, api: Api
     run_id = by_form(page, api)
     dialog = asked(page, api, run_id)
     shown = dialog.inner_text()
-    for words in ("asks to do 1 fix: plan", f"retry_payment {bill} (person)", "open invoices may be tried again"):
+    for words in (
+        "asks to do 1 fix: plan",
+        f"retry_payment Invoice/{bill} (person)",
+        "open invoices may be tried again",
+    ):
         assert words in shown, shown
-    for words in ("UTC (in 900 s) nothing is done", "retry_payment 0 of 5 in this run", "Undo: cannot be"):
+    for words in ("UTC (in 900 s) nothing is done", "retry_payment 0 of 5 in this run", "Undo: a refund"):
         assert words in shown, shown
     shot(page, "approval")
     answer(page, dialog, "approve", "Ada")
