@@ -81,11 +81,12 @@ class Prefect:
             raise RuntimeError(f"prefect {' '.join(words)} failed:\n{done.stdout}{done.stderr}")
         return done.stdout
 
-    def start_server(self) -> None:
+    def start_server(self) -> subprocess.Popen[bytes]:
         """Start the server and return when its API answers."""
         words = ("server", "start", "--host", "127.0.0.1", "--port", str(self.port))
         server = self.spawn("server", str(BIN / "prefect"), *words)
         wait_for(f"{self.url}/api/health", server, f"the Prefect server did not start; see {self.folder}/server.log")
+        return server
 
     def deploy(self) -> None:
         """Make the work pool and deploy all of prefect.yaml, as README says it."""
@@ -198,7 +199,7 @@ class Stack:
         with self.step("Prefect server"):
             if self.events:
                 self.prefect.env["PREFECT_API_DATABASE_CONNECTION_URL"] = self._prefect_database()
-            self.prefect.start_server()
+            self.server = self.prefect.start_server()
         with self.step("deployments from prefect.yaml, and a worker"):
             self.prefect.deploy()
             self.worker = self.prefect.start_worker()

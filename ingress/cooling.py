@@ -56,7 +56,9 @@ def _one(connection: Connection, key: str, bound: Rule, rows: Sequence[RowMappin
     said = decide(bound, [row["received_at_ms"] for row in rows], last.get("at_ms"), now)
     if said.drop:
         gone = hook.c.seq.in_([row["seq"] for row in rows[: said.drop]])
-        connection.execute(update(hook).where(gone).values(handled_at_ms=now))
+        connection.execute(
+            update(hook).where(gone).values(handled_at_ms=hook.c.received_at_ms)
+        )  # not told: see Store.drop
     if said.tell:
         memory.put(connection, key, {"at_ms": now, "seq": rows[-1]["seq"]})
     return (

@@ -98,9 +98,27 @@ class Store:
     def handled(self, numbers: Sequence[int]) -> None:
         """Mark hooks that Prefect has taken, and forget those handled long ago."""
         with self._ledger.write() as connection:
-            connection.execute(update(hook).where(hook.c.seq.in_(numbers)).values(handled_at_ms=now_ms()))
+            waits = hook.c.seq.in_(numbers) & hook.c.handled_at_ms.is_(None)
+            connection.execute(update(hook).where(waits).values(handled_at_ms=now_ms() + 1))
             old = now_ms() - KEEP_DAYS * 86_400_000
             connection.execute(delete(hook).where(hook.c.handled_at_ms < old))
+
+    def drop(self, numbers: Sequence[int]) -> None:
+        """Mark hooks that Prefect shall not have: a hook handled in the moment it came was not told."""
+        with self._ledger.write() as connection:
+            connection.execute(update(hook).where(hook.c.seq.in_(numbers)).values(handled_at_ms=hook.c.received_at_ms))
+
+    def told(self, since_ms: int, until_ms: int) -> list[tuple[int, Hook]]:
+        """The hooks Prefect took in that time, as (number, hook)."""
+        inside = (hook.c.handled_at_ms > since_ms) & (hook.c.handled_at_ms <= until_ms)
+        rule = select(hook).where(inside, hook.c.handled_at_ms != hook.c.received_at_ms).order_by(hook.c.seq)
+        with self._ledger.read() as connection:
+            return [(row["seq"], _as_hook(dict(row))) for row in connection.execute(rule).mappings()]
+
+    def put_back(self, numbers: Sequence[int]) -> None:
+        """Let hooks be told again."""
+        with self._ledger.write() as connection:
+            connection.execute(update(hook).where(hook.c.seq.in_(numbers)).values(handled_at_ms=None))
 
 
 def _insert(connection: Connection, hooks: Sequence[Hook]) -> set[str]:

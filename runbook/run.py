@@ -10,6 +10,7 @@ from typing import cast
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 from prefect.states import Completed, Failed
+from sqlalchemy import select
 
 from runbook import artifacts, questions
 from runbook.errors import NotConfigured, RunbookError
@@ -17,6 +18,8 @@ from runbook.ledger import ledger
 from runbook.mask import mask
 from runbook.model import Finding, Fix, FixState, Mode, Outcome, Report
 from runbook.permit import Hand, settle
+from runbook.process import is_dead
+from runbook.schema import run as table
 from runbook.settings import settings
 
 ACT_MS = 120_000
@@ -62,7 +65,17 @@ class Run:
         self.id = questions.go_on(self.ledger, flow_run, self.mode) or self.ledger.open_run(self.runbook, self.mode)
         for text in questions.expire(self.ledger):
             self.notice(text)
+        self._close_dead()
         return self
+
+    def _close_dead(self) -> None:
+        """Write that runs of this runbook have ended whose process is gone: it could not do so itself."""
+        open_runs = select(table.c.id, table.c.owner).where(table.c.runbook == self.runbook, table.c.outcome.is_(None))
+        with self.ledger.read() as connection:
+            rows = connection.execute(open_runs).all()
+        for row in rows:
+            if row.id != self.id and is_dead(row.owner):
+                self.ledger.close_run(row.id, "crashed", {"error": "its process is gone"})
 
     def found(self, findings: Sequence[Finding]) -> None:
         """Keep what is wrong, masked, here and in the ledger."""
