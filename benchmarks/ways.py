@@ -9,6 +9,7 @@ nothing to do, and ``runbook run`` from cold.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import statistics
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from benchmarks.ingress import send
 from demo import database_faults
 from demo.__main__ import Api
 from demo.stack import BIN, HOOKS_TOKEN, ROOT, Stack
@@ -106,6 +108,29 @@ def cold(stack: Stack, count: int) -> list[float]:
     return took
 
 
+def storm(stack: Stack, count: int) -> None:
+    """So many doubles of one webhook that tells of a real fault: how often it was fixed."""
+    writer = database_faults.idle_writers(stack.postgres, 1)
+    blocked = database_faults.blocked_app(stack.postgres, 1, 1)
+    time.sleep(WAIT_SECONDS + 0.3)
+    target, book = f"session {writer.known[0][0]}", Ledger(stack.env()["RUNBOOK_LEDGER_URL"])
+    labels = {"alertname": "slow", "runbook": "pool-exhaustion"}
+    body = json.dumps({"alerts": [{"status": "firing", "labels": labels, "startsAt": "the storm"}]}).encode()
+    head = (
+        f"POST /hooks/alertmanager HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {HOOKS_TOKEN}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    before = len(Api(stack.prefect.url).call("POST", "/flow_runs/filter", {}))
+    statuses, _ = asyncio.run(send(stack.hooks_port, [head.encode() + body] * count))
+    wait(lambda: proven_at_ms(book, target))
+    runs = len(Api(stack.prefect.url).call("POST", "/flow_runs/filter", {})) - before
+    with book.read() as connection:
+        fixes = len(connection.execute(select(fix.c.id).where(fix.c.target == target)).all())
+    print(f"{count} doubles of one webhook: answers {statuses}, {runs} run, {fixes} fix", flush=True)
+    writer.close()
+    blocked.close()
+
+
 def line(name: str, took: Sequence[float], goal: str = "") -> None:
     """Median, 99th percentile and maximum of one way."""
     p99 = statistics.quantiles(took, n=100, method="inclusive")[98]
@@ -125,6 +150,7 @@ def main() -> None:
         Api(stack.prefect.url).pause_schedules()
         fast = tries(stack, count)
         line("webhook to proof, responder", fast, "(goal p50 0.5, p99 1.5)")
+        storm(stack, 10_000)
         line("a run with nothing to do, responder", warm(stack, count), "(goal 0.15)")
         stack.responder.terminate()
         stack.responder.wait(30)
