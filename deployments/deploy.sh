@@ -4,5 +4,5 @@ set -eu
 cd "$(dirname "$0")/.."
 prefect work-pool create runbook --type process --overwrite
 prefect --no-prompt deploy --all
-prefect automation delete runbook-dead-runs >/dev/null 2>&1 || true
+prefect --no-prompt automation delete runbook-dead-runs >/dev/null 2>&1 || true
 prefect automation create --from-file deployments/automations.yaml
