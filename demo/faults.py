@@ -8,7 +8,7 @@ import psycopg
 
 from demo import database_faults as database
 from demo import population, stripe_faults
-from demo.alert_faults import break_alerts
+from demo.alert_faults import break_alerts, break_disk
 from demo.database_faults import Sessions
 from demo.generation_faults import break_generation
 from demo.limits_faults import break_limits
@@ -31,6 +31,7 @@ SCENES: Mapping[str, Callable[[Stack], Scene]] = {
     "broken-sessions": break_sessions,
     "rate-limited-users": break_limits,
     "slow-queries": break_slow,
+    "full-disk": break_disk,  # last, when the others have written what they need
 }
 """What goes wrong for each runbook, and what only looks so; the first two runbooks' scenes are below."""
 

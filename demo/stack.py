@@ -179,6 +179,7 @@ class Stack:
         made = tempfile.TemporaryDirectory(prefix="runbook-demo-", ignore_cleanup_errors=True)
         self.folder = (folder or Path(self._exit.enter_context(made))).resolve()
         self.access_log, self.logs = self.folder / "access.log", self.folder / "logs"
+        self.logs.mkdir(exist_ok=True)
 
     def __enter__(self) -> Stack:
         try:
@@ -282,7 +283,7 @@ class Stack:
             "NEXTAUTH_SECRET": NEXTAUTH_SECRET,
             "APP_LOG": str(self.app.log_path),
             "ACCESS_LOG": str(self.access_log),
-            "RUNBOOK_DISK_PATHS": str(self.folder),
+            "RUNBOOK_DISK_PATHS": str(self.logs),
             "RUNBOOK_ARCHIVE_LOGS": f"{self.logs}/*.log.[0-9]*",
             **LIMIT_SETTINGS,
             "INGRESS_PORT": str(self.hooks_port),
