@@ -28,11 +28,12 @@ class Broken:
         self.postgres, self.store = stack.postgres, stack.stripe.store
         self._sessions: list[Sessions] = []
         self.lookalikes = [*self._quiet_sessions(), *self._quiet_money()]
-        self.faults = [*self._money(), *self._pool()]
+        self.faults = self._money()
         self._scenes: list[Scene] = [break_it(stack) for break_it in SCENES]
         for scene in self._scenes:
             self.faults += scene.faults
             self.lookalikes += scene.lookalikes
+        self.faults += self._pool()  # last: it takes every slot that the scenes left
         if with_payment:
             stripe_faults.retryable_invoice(self.store)
 
@@ -95,10 +96,10 @@ class Broken:
 
     def _pool(self) -> list[Fault]:
         writers = self._keep(database.idle_writers(self.postgres, WRITERS))
+        passing = [one for one in self._sessions if one.name in {"a backup", "a migration"}]
+        self._keep(database.let_pass(passing, writers))
         self._keep(database.blocked_app(self.postgres, WRITERS, WRITERS))
         self._keep(database.fill_slots(self.postgres))
-        passing = [one for one in self._sessions if one.name in {"a backup", "a migration"}]
-        database.let_pass(passing, lambda: writers.alive() == 0)
         quiet = 2  # the second migration and the index build wait on purpose, and go on waiting
         return [
             Fault(

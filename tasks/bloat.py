@@ -49,7 +49,7 @@ async def vacuum_table(fix: Fix, permit: Permit) -> None:
             attempt.moved_on("a VACUUM or a migration is at work")
             return
         async with connect(options=OPTIONS, application_name="runbook-vacuum") as connection:
-            # TRUNCATE would take a lock that stops every reader; waiting for a lock would end an autovacuum that has it.
+            # TRUNCATE would take a lock that stops every reader, and to wait for a lock would end an autovacuum.
             name = sql.Identifier(table.db_schema, table.name)
             try:
                 if not table.maintained:
