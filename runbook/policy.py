@@ -88,6 +88,7 @@ class Facts:
     stopped: str | None
     history: Sequence[Attempt]
     open_targets: Collection[str]
+    taken_back: Collection[str] = ()
     approved: Collection[str] = ()
     refusal: str = ""
     share: Share | None = None
@@ -147,6 +148,8 @@ def _for_one(fix: Fix, facts: Facts, used: Counter[tuple[str, str, str]], taken:
         return facts.refusal or "no person approved it"
     if fix.risk is Risk.person and fix.key not in facts.approved:
         return "needs a person: run it with mode approve"
+    if fix.target in facts.taken_back and fix.key not in facts.approved:
+        return "a person undid an act on it within 24 hours: run it with mode approve to act again"
     for scope, name in _scopes(facts.runbook, fix.action, fix.target):
         general = facts.caps["runbook"] if scope == "runbook" else Cap()
         cap = facts.caps.get(scope if scope in {"global", "target"} else name, general)

@@ -66,6 +66,8 @@ async def test_undo_puts_the_log_back_as_it_was(world: World) -> None:
     assert undone.outcome is Outcome.undone, undone
     assert log.read_bytes() == before and log.stat().st_mtime_ns == seen.st_mtime_ns
     assert not log.with_name("web.log.1.gz").exists()
+    again = await world.run(free_at=0.4)
+    assert log.read_bytes() == before and "a person undid" in of(again, "web.log.1").why
 
 
 async def test_undo_is_refused_when_another_file_took_the_place(world: World) -> None:
