@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
@@ -13,6 +12,8 @@ from typing import NamedTuple
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from runbook import incidents
+from runbook.burst import slug
 from runbook.errors import BadSetting
 from runbook.ledger import Ledger, now_ms
 from runbook.mask import mask
@@ -76,11 +77,6 @@ class Page(Frozen):
         return "resolved" if self.resolved_at_ms else "acknowledged" if self.acked_at_ms else "open"
 
 
-def slug(text: str) -> str:
-    """A subject as a part of a key."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", str(mask(text))).strip("-").lower()[:80]
-
-
 def raise_page(connection: Connection, call: Call, source: str, run_id: str | None = None) -> None:
     """Write a page, or note on the open one of that key that it was raised again."""
     told = {"severity": call.severity.value, "title": str(mask(call.title))[:300], "text": str(mask(call.text))[:4000]}
@@ -98,15 +94,19 @@ def raise_page(connection: Connection, call: Call, source: str, run_id: str | No
     }
     try:
         with connection.begin_nested():
-            connection.execute(insert(page).values(opened_at_ms=now_ms(), seen_at_ms=now_ms(), **first))
+            made = insert(page).values(opened_at_ms=now_ms(), seen_at_ms=now_ms(), **first).returning(page.c.seq)
+            seq = connection.execute(made).scalar_one()
     except IntegrityError:  # somebody else was first
         connection.execute(again.values(**values))
+        return
+    incidents.join_page(connection, seq, call.key, source, run_id, told["title"])
 
 
 def resolve(connection: Connection, key: str) -> None:
     """The incident is over; nothing happens where no page of it is open."""
     rule = update(page).where(page.c.key == key, page.c.resolved_at_ms.is_(None))
-    connection.execute(rule.values(resolved_at_ms=now_ms()))
+    if connection.execute(rule.values(resolved_at_ms=now_ms())).rowcount:
+        incidents.page_over(connection, key)
 
 
 # -- what a run raises ----------------------------------------------------------------------------------------------
@@ -152,8 +152,9 @@ def tell(ledger: Ledger, report: Report) -> None:
         for row in connection.execute(rule).all():
             if row.key in raised or not _ends(row.key, report):
                 continue
-            gone = {"resolved_at_ms": now_ms()} if row.missed + 1 >= GONE_AFTER else {}
-            connection.execute(update(page).where(page.c.seq == row.seq).values(missed=row.missed + 1, **gone))
+            connection.execute(update(page).where(page.c.seq == row.seq).values(missed=row.missed + 1))
+            if row.missed + 1 >= GONE_AFTER:
+                resolve(connection, row.key)
 
 
 def _ends(key: str, report: Report) -> bool:
