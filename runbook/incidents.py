@@ -47,7 +47,7 @@ def ended(ledger: Ledger, report: Report) -> None:
 
 
 def join_page(connection: Connection, seq: int, key: str, source: str, run_id: str | None, title: str) -> None:
-    """Let a new page join its run's incident, or its source's, or the burst's, where an unanswered one speaks for it."""
+    """Let a new page join its run's incident, its source's or the burst's; an unanswered one there speaks for it."""
     where = _of_run(connection, run_id) or next(
         (one.id for one in reversed(_open(connection)) if any(k.startswith(f"{source}:") for k in one.sick)), None
     )
@@ -55,8 +55,8 @@ def join_page(connection: Connection, seq: int, key: str, source: str, run_id: s
     unanswered = select(incident_item.c.body).join(page, page.c.seq == incident_item.c.page_seq)
     unanswered = unanswered.where(incident_item.c.incident_id == one, page.c.resolved_at_ms.is_(None))
     first = connection.execute(unanswered.where(page.c.acked_at_ms.is_(None)).order_by(page.c.seq).limit(1)).first()
-    lead = first.body if first else {"group": seq, "lead": key}
-    _link(connection, one, "page", str(seq), {"key": key, "group": lead["group"], "lead": lead["lead"]}, page_seq=seq)
+    leader = {name: first.body[name] for name in ("group", "lead")} if first else {"group": seq, "lead": key}
+    _link(connection, one, "page", str(seq), {"key": key, **leader}, page_seq=seq)
 
 
 def page_over(connection: Connection, key: str) -> None:
