@@ -1,4 +1,4 @@
-"""Stand-ins for PagerDuty's Events API, Slack's and a plain webhook: they keep what they are told, and fail on demand."""
+"""Stand-ins for PagerDuty's Events API, Slack's and a plain webhook: they keep what they hear, and fail on demand."""
 
 from __future__ import annotations
 

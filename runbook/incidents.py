@@ -32,8 +32,11 @@ def found(ledger: Ledger, run_id: str, runbook: str, findings: Sequence[Finding]
                 _join(connection, key, title, run_id)
 
 
-def ended(ledger: Ledger, report: Report) -> None:
-    """Note what a whole run did not find any more, keep the runs that acted, and close what has been well for long."""
+def ended(ledger: Ledger, report: Report) -> Sequence[str]:
+    """Note what a whole run did not find any more, keep the runs that acted, and close what has been well for long.
+
+    The ids of the incidents of which there is news.
+    """
     with ledger.write() as connection:
         sick = set() if report.outcome is Outcome.fixed else set(keys_of(report.runbook, report.findings))
         acted = any(one.state not in NOT_ACTED for one in report.fixes)
@@ -43,7 +46,11 @@ def ended(ledger: Ledger, report: Report) -> None:
             _well(connection, one, gone, report.id)
             if gone or (acted and set(own) & set(keys_of(report.runbook, report.findings))):
                 _link(connection, one.id, "run", report.id, {"outcome": report.outcome.value})
-        _close_quiet(connection)
+        closed = _close_quiet(connection)
+        linked = select(incident_item.c.incident_id).where(
+            incident_item.c.kind == "run", incident_item.c.ref == report.id
+        )
+        return sorted({*closed, *connection.execute(linked).scalars()})
 
 
 def join_page(connection: Connection, seq: int, key: str, source: str, run_id: str | None, title: str) -> None:
@@ -186,13 +193,16 @@ def _well(connection: Connection, one: Incident, keys: Collection[str], run_id: 
     _entry(connection, "well", one.id, {"symptoms": sorted(keys)}, run_id)
 
 
-def _close_quiet(connection: Connection) -> None:
+def _close_quiet(connection: Connection) -> Sequence[str]:
+    closed = []
     waiting = select(func.count()).select_from(incident_item).join(page, page.c.seq == incident_item.c.page_seq)
     waiting = waiting.where(page.c.resolved_at_ms.is_(None))
     for one in _open(connection):
         left = connection.execute(waiting.where(incident_item.c.incident_id == one.id)).scalar_one()
         if over(one, left, now_ms()):
-            _closed(connection, one.id, f"well for {QUIET_MS // 60_000} minutes")
+            _closed(connection, one.id, f"all being well for {QUIET_MS // 60_000} minutes")
+            closed.append(one.id)
+    return closed
 
 
 def _closed(connection: Connection, id_: str, by: str) -> None:

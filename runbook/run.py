@@ -11,7 +11,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 from prefect.states import Completed, Failed
 
-from runbook import artifacts, incidents, licence, outbox, recorder
+from runbook import artifacts, incidents, licence, outbox, postmortem, recorder
 from runbook.errors import NotConfigured, RunbookError
 from runbook.ledger import ledger, now_ms
 from runbook.mask import mask
@@ -113,12 +113,16 @@ class Run:
         if isinstance(error, RunbookError):
             self._reason, self._not_configured = str(mask(str(error))), isinstance(error, NotConfigured)
         report = self._report()
+        news: Sequence[str] = ()
         if self._pages:
             outbox.tell(self.ledger, report)
-            incidents.ended(self.ledger, report)
+            news = incidents.ended(self.ledger, report)
         sealed_by = self.ledger.close_run(self.id, report.outcome, report.as_json())
         self.report = report.model_copy(update={"sealed_by": sealed_by})
         await artifacts.publish(self.report)
+        if FlowRunContext.get() is not None:
+            for one in news:
+                await artifacts.page(one.replace("inc_", "incident-"), postmortem.draft(self.ledger, one), self.id)
         return True
 
     def result(self) -> Report:

@@ -49,7 +49,8 @@ class Message(NamedTuple):
     def progress(self) -> dict[str, Json]:
         """What the outbox notes once it is told."""
         done = {"trigger": "level", "acknowledge": "acked", "resolve": "resolved"}[self.action]
-        return {done: self.level if done == "level" else True, "at_ms": now_ms(), "error": ""}
+        first = {"told_ms": now_ms()} if (self.action, self.level) == ("trigger", 1) else {}
+        return {done: self.level if done == "level" else True, "at_ms": now_ms(), "error": "", **first}
 
     @property
     def plain(self) -> str:
