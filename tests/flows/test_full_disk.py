@@ -106,6 +106,21 @@ async def test_written_to_between_plan_and_act_it_stays(world: World) -> None:
     assert log.read_bytes().endswith(LINE) and not log.with_name("web.log.1.gz").exists()
 
 
+async def test_written_to_while_it_was_packed_it_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = world.log("web.log.1")
+    world.fill(3 * MIB)
+    link = os.link
+
+    def late(part: Path, packed: Path) -> None:
+        link(part, packed)
+        with log.open("ab") as out:
+            out.write(b"the last word\n")
+
+    monkeypatch.setattr(os, "link", late)
+    assert fixes(await world.run()) == {"web.log.1": "refused"}
+    assert log.read_bytes().endswith(b"the last word\n")
+
+
 async def test_with_no_room_for_a_copy_nothing_is_lost(world: World) -> None:
     log = world.log("web.log.1", size=8 * MIB)
     log.write_bytes(os.urandom(8 * MIB))  # it does not pack at all
