@@ -46,15 +46,13 @@ class Backtest(Frozen):
 def backtest(ledger: Ledger, name: str, since_ms: int, given: Mapping[str, Json]) -> Backtest:
     """Replay every kept reading of ``name`` through detect, plan and policy as they are today; ``given`` wins.
 
-    Raises ``BadSetting`` for a runbook that keeps no readings, or where none were kept in that time.
+    Raises ``BadSetting`` where no reading was kept in that time, or none was judged by a parameter of ``given``.
     """
-    module = flows.module(name)
-    if not hasattr(module, "replay"):
-        raise BadSetting(name, "keeps no readings to try rules on", "see docs/runbooks for those that do")
-    past: list[Attempt] = []
+    module, past, known = flows.module(name), list[Attempt](), set[str]()
     counts = {"readings": 0, "sick": 0, "granted": 0, "refused": 0, "skipped": 0}
     differs: list[Differs] = []
     for seen in snapshots(ledger, name, since_ms):
+        known |= seen.parameters.keys()
         parameters = {key: given.get(key, value) for key, value in seen.parameters.items()}
         try:
             judged: Judged = module.replay(seen.stage, seen.reading, parameters)
@@ -72,6 +70,9 @@ def backtest(ledger: Ledger, name: str, since_ms: int, given: Mapping[str, Json]
             differs.append(Differs(run_id=seen.run_id, at_ms=seen.at_ms, stage=seen.stage, would=would, did=did))
     if not counts["readings"] and not counts["skipped"]:
         raise BadSetting(name, "no reading was kept in that time", "try a longer --since; each run keeps its own")
+    if unknown := sorted(given.keys() - known):
+        problem = "no rule depends on it once the world was read"
+        raise BadSetting(", ".join(unknown), problem, f"set one of {', '.join(sorted(known))}")
     return Backtest(runbook=name, differs=tuple(differs), **counts)
 
 

@@ -123,6 +123,13 @@ def test_every_runbook_has_its_test(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", flows.names())
+def test_every_runbook_keeps_its_readings_and_judges_them_again(name: str) -> None:
+    module = flows.module(name)
+    assert len(inspect.signature(module.replay).parameters) == 3, "replay(stage, seen, given) -> Judged"
+    assert "run.saw(" in inspect.getsource(module), "a runbook that keeps no reading cannot be tried on history"
+
+
+@pytest.mark.parametrize("name", flows.names())
 def test_every_hand_takes_a_permit_and_is_looked_up(name: str) -> None:
     hands: dict[str, Hand] = flows.module(name).HANDS
     for action, hand in hands.items():
