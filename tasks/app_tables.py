@@ -20,9 +20,9 @@ CATALOG = """
 SELECT a.attname AS column, current_user AS role,
        has_column_privilege(c.oid, a.attnum, 'SELECT') AS "SELECT",
        has_column_privilege(c.oid, a.attnum, 'UPDATE') AS "UPDATE",
-       has_table_privilege(c.oid, 'SELECT') AS all_columns,
+       has_column_privilege(c.oid, a.attnum, 'INSERT') AS "INSERT",
        has_table_privilege(c.oid, 'DELETE') AS "DELETE",
-       has_table_privilege(c.oid, 'INSERT') AS "INSERT"
+       a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AS must
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
