@@ -8,7 +8,7 @@ import psycopg
 
 from demo import database_faults as database
 from demo import population, stripe_faults
-from demo.alert_faults import break_alerts
+from demo.alert_faults import break_alerts, break_disk
 from demo.database_faults import Sessions
 from demo.generation_faults import break_generation
 from demo.limits_faults import break_limits
@@ -31,6 +31,7 @@ SCENES: Mapping[str, Callable[[Stack], Scene]] = {
     "broken-sessions": break_sessions,
     "rate-limited-users": break_limits,
     "slow-queries": break_slow,
+    "full-disk": break_disk,  # last, when the others have written what they need
 }
 """What goes wrong for each runbook, and what only looks so; the first two runbooks' scenes are below."""
 
@@ -116,10 +117,10 @@ class Broken:
 
     def _pool(self) -> list[Fault]:
         writers = self._keep(database.idle_writers(self.postgres, WRITERS))
+        passing = [one for one in self._sessions if one.name in {"a backup", "a migration"}]
+        self._keep(database.let_pass(passing, writers))
         self._keep(database.blocked_app(self.postgres, WRITERS, WRITERS))
         self._keep(database.fill_slots(self.postgres))
-        passing = [one for one in self._sessions if one.name in {"a backup", "a migration"}]
-        database.let_pass(passing, lambda: writers.alive() == 0)
         quiet = 2  # the second migration and the index build wait on purpose, and go on waiting
         return [
             Fault(

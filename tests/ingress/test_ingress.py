@@ -11,6 +11,7 @@ import httpx
 import pytest
 from sqlalchemy import select, text
 
+import ingress.prefect_events
 from runbook.schema import hook
 from tests.ingress.parts import Events, Receiver, signed, until
 
@@ -146,6 +147,18 @@ def test_what_prefect_does_not_take_is_kept_and_told_later_in_order(receiver: Re
     until(lambda: len(prefect_events.taken) == 5, "all events")
     assert len({one["id"] for one in prefect_events.taken}) == 5
     until(lambda: "0 to tell" in httpx.get(f"{receiver.url}/healthz").text, "an empty backlog")
+
+
+def test_what_prefect_took_and_lost_is_told_again(
+    receiver: Receiver, prefect_events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingress.prefect_events, "SHOWN_MS", 200)
+    prefect_events.loses = True
+    receiver.send("generic", BODIES["generic"])
+    until(lambda: len(prefect_events.taken) >= 2, "the event once more")
+    prefect_events.loses = False
+    until(lambda: "0 to tell" in httpx.get(f"{receiver.url}/healthz").text, "an empty backlog")
+    assert len({one["id"] for one in prefect_events.taken}) == 1
 
 
 def test_one_event_prefect_will_never_take_holds_up_no_other(receiver: Receiver, prefect_events: Events) -> None:
