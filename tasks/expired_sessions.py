@@ -35,9 +35,12 @@ SELECT {{session_expires}}::text AS at, {{session_id}}::text AS id FROM {{sessio
  WHERE {OLD} ORDER BY {{session_expires}}, {{session_id}} LIMIT {AT_MOST}"""  # noqa: S608 - constants of this file
 BETWEEN = """ WHERE ({session_expires}, {session_id}) >= (%(first_at)s, %(first_id)s)
    AND ({session_expires}, {session_id}) <= (%(last_at)s, %(last_id)s)"""
-DELETE = "DELETE FROM {session} s" + BETWEEN + f" AND {OLD} RETURNING to_jsonb(s) AS row"  # noqa: S608
+DELETED = " RETURNING {session_id}::text AS id, {session_user}::text AS user, {session_expires}::text AS expires"
+DELETE = "DELETE FROM {session}" + BETWEEN + f" AND {OLD}" + DELETED  # noqa: S608
 RESTORE = """
-INSERT INTO {session} SELECT kept.* FROM jsonb_populate_recordset(NULL::{session}, %(rows)s) kept
+INSERT INTO {session} ({session_id}, {session_user}, {session_expires}, {session_token})
+SELECT kept.{session_id}, kept.{session_user}, kept.{session_expires}, gen_random_uuid()
+  FROM jsonb_populate_recordset(NULL::{session}, %(rows)s) kept
  WHERE EXISTS (SELECT FROM {user} u WHERE u.{user_id} = kept.{session_user})
     ON CONFLICT DO NOTHING"""
 LEFT = f"SELECT count(*) AS rows, count(*) FILTER (WHERE {OLD}) AS old FROM {{session}}" + BETWEEN  # noqa: S608
