@@ -81,7 +81,7 @@ async def read_expired() -> Expired:
         if not await is_cheap(connection, "session", query, {}):
             index = f'CREATE INDEX CONCURRENTLY ON "{tables.session}" ("{tables.session_expires}")'
             return Expired(lacks=f"expired sessions were not looked for: no index leads to them; {index}")
-        rows = await (await connection.execute(query)).fetchall()
+        rows = await (await connection.execute(query, {})).fetchall()
     slices = [rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]
     return Expired(batches=tuple(map(_batch, slices)), grant=_grant(found))
 
