@@ -33,7 +33,6 @@ class Tables(BaseModel):
     subscription_id: str = "id"
     subscription_status: str = "status"
     subscription_stripe_id: str = "stripeSubscriptionId"
-    subscription_stripe_customer: str = "stripeCustomerId"
     subscription_created: str = "createdAt"
     user: str = "User"
     user_id: str = "id"
@@ -43,6 +42,7 @@ class Tables(BaseModel):
     user_locked_until: str = "lockedUntil"
     session: str = "Session"
     session_id: str = "id"
+    session_token: str = "sessionToken"  # noqa: S105 - a column's name
     session_user: str = "userId"
     session_expires: str = "expires"
 
