@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import sys
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +21,10 @@ from runbook.settings import settings
 
 if TYPE_CHECKING:
     from runbook.run import Run
+
+
+ASKING = threading.Event()
+"""Set while a question stands in the terminal: nothing else is written there."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,11 @@ async def ask(run: Run, plan: Sequence[Fix]) -> Approval:
             return Approval(refusal="a person must approve: start this runbook's own deployment with mode approve")
         return await _ask_in_prefect(run, plan)
     if sys.stdin is not None and sys.stdin.isatty():
-        return await asyncio.to_thread(_ask_in_terminal, run, plan)
+        ASKING.set()
+        try:
+            return await asyncio.to_thread(_ask_in_terminal, run, plan)
+        finally:
+            ASKING.clear()
     return Approval(refusal="a person must approve and nobody is here: run it in a terminal or from the Prefect UI")
 
 
