@@ -9,6 +9,7 @@ import typer
 
 from deployments import approving, ledger_view, paging_view, show, undoing
 from deployments.completing import fix_ids, page_keys
+from deployments.live import progress
 from deployments.terminal import AsJson, say
 from runbook.ledger import ledger as open_ledger
 from runbook.mask import mask
@@ -65,7 +66,8 @@ def refuse(id_: Annotated[str, typer.Argument(metavar="ID")], reason: str = "", 
 @app.command()
 def undo(fix_id: Annotated[str, typer.Argument(autocompletion=fix_ids)], as_json: AsJson = False) -> None:
     """Take one fix back, if its target is still as the fix left it."""
-    report = asyncio.run(undoing.undo(open_ledger(), fix_id))
+    with progress(f"undo of {fix_id}"):
+        report = asyncio.run(undoing.undo(open_ledger(), fix_id))
     say(report.as_json(), show.report_text(report), as_json)
     raise typer.Exit(report.exit_code)
 
