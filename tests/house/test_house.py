@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,14 @@ def test_every_parameter_has_a_default_and_help(name: str) -> None:
 @pytest.mark.parametrize("name", flows.names())
 def test_every_runbook_has_its_test(name: str) -> None:
     assert (ROOT / "tests" / "flows" / f"test_{name.replace('-', '_')}.py").exists()
+
+
+@pytest.mark.parametrize("name", flows.names())
+def test_every_runbook_has_its_look_alikes(name: str) -> None:
+    own = name.replace("-", "_")
+    cases = tomllib.loads((ROOT / "tests" / "corpus" / f"{own}.toml").read_text("utf-8"))
+    assert sum(len(found) for found in cases.values() if isinstance(found, list)) >= 5
+    assert (ROOT / "tests" / "flows" / f"test_{own}_corpus.py").exists()
 
 
 @pytest.mark.parametrize("name", flows.names())
