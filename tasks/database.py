@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, LiteralString, NamedTuple, cast
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -121,7 +121,7 @@ def identifier(*names: str) -> sql.SQL:
     psycopg takes a per cent sign for a placeholder then, also inside a quoted name.
     """
     text: str = sql.Identifier(*names).as_string(None).replace("%", "%%")
-    return sql.SQL(cast("LiteralString", text))
+    return sql.SQL(text)
 
 
 def _where(conninfo: str) -> dict[str, str]:
