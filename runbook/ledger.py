@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from runbook import chain, schema
 from runbook.engine import connect
 from runbook.errors import LedgerError
+from runbook.mask import mask
 from runbook.model import Finding, Fix, FixState, Json
 from runbook.policy import HOURS_24, Attempt
 from runbook.process import is_dead, this_process
@@ -89,8 +90,8 @@ class Ledger:
         run_id: str | None = None,
         fix_id: str | None = None,
     ) -> None:
-        """Append one entry to the chain; entries are never changed."""
-        values = {"at_ms": now_ms(), "kind": kind, "run_id": run_id, "fix_id": fix_id, "body": dict(body)}
+        """Append one entry to the chain, masked; entries are never changed."""
+        values = {"at_ms": now_ms(), "kind": kind, "run_id": run_id, "fix_id": fix_id, "body": mask(dict(body))}
         chain.append(connection, values | {"actor": this_process()})
 
     def seal(self, before_ms: int) -> Mapping[str, Json]:
@@ -134,7 +135,7 @@ class Ledger:
 
     def record(self, connection: Connection, run_id: str, runbook: str, one: Fix, plan: str, ttl_ms: int) -> Fix | None:
         """Write one decided fix; None when another run holds its target (the unique index is the lock)."""
-        recorded = one.model_copy(update={"id": new_id("fix")})
+        recorded = one.model_copy(update={"id": new_id("fix"), "why": str(mask(one.why))})
         granted = recorded.state is FixState.granted
         values = recorded.model_dump(mode="json", exclude={"state"})
         moment = now_ms()
@@ -152,7 +153,7 @@ class Ledger:
         self.note(
             connection,
             recorded.state.value,
-            {"why": one.why, "plan_hash": plan, "image": chain.fix_image(values)},
+            {"why": recorded.why, "plan_hash": plan, "image": chain.fix_image(values)},
             run_id=run_id,
             fix_id=recorded.id,
         )
@@ -179,7 +180,7 @@ class Ledger:
         if new is FixState.intended:
             values |= {"intended_at_ms": moment, "owner": this_process()}
         elif new is FixState.refused:
-            values |= {"why": str(body.get("why", ""))}
+            values |= {"why": str(mask(body.get("why", "")))}
         with self.write() as connection:
             if connection.execute(rule.values(**values)).rowcount != 1:
                 return False
