@@ -16,6 +16,7 @@ from demo.memory_faults import break_memory
 from demo.postgres import Postgres
 from demo.scene import Fault, Lookalike, Scene
 from demo.session_faults import break_sessions
+from demo.site_faults import break_site
 from demo.stack import Stack
 
 WRITERS = 14
@@ -27,6 +28,7 @@ SCENES: Mapping[str, Callable[[Stack], Scene]] = {
     "undelivered-email": break_mail,
     "memory-pressure": break_memory,
     "broken-sessions": break_sessions,
+    "site-down": break_site,
 }
 """What goes wrong for each runbook, and what only looks so; the first two runbooks' scenes are below."""
 

@@ -58,7 +58,7 @@ def settings_page() -> str:
 
 def pages() -> dict[Path, str]:
     """Every generated page and what it must hold."""
-    made = {DOCS / "runbooks" / f"{name}.md": runbook_page(name) for name in flows.names()}
+    made = {DOCS / "runbooks" / f"{name}.md": runbook_page(name) for name in flows.acting()}
     return made | {DOCS / "settings.md": settings_page()}
 
 
