@@ -126,12 +126,23 @@ def detect(seen: Assessment, found: Verdict) -> list[Finding]:
 
 async def _first_word(run: Run) -> None:
     """Tell people at the first page that fails, while everything else is still being looked at."""
-    paths = settings().runbook_key_pages if settings().app_url else ()
+    paths = settings().runbook_key_pages if settings().app_url and not await _closed(run.ledger) else ()
     for page in asyncio.as_completed([read_page(path) for path in paths]):
         found: Page = await page
         if found.problem and not is_open(run.ledger):
             await _tell(run, f"the site is down: {found.path} {found.problem}", "It is being looked into.", [])
             return
+
+
+async def _closed(book: Ledger) -> bool:
+    """Whether the app is known to be in maintenance, so that its pages say nothing."""
+    try:
+        return (
+            not maintenance.missing("maintenance")
+            and (await maintenance.read_switch(book, "maintenance")).state == "on"
+        )
+    except RunbookError:
+        return False
 
 
 async def _say(run: Run, seen: Assessment, found: Verdict) -> None:
@@ -245,12 +256,12 @@ async def _watch(run: Run, seen: Assessment, was_down: bool, seconds: float, eac
         healthy = settings().runbook_health_url is not None and await restarts.read_health() is True
         permit = await gate.ask(run, [maintenance.end("the site behind it is well", healthy=healthy)])
         await permit.apply(HANDS)
+    if await _closed(run.ledger):
+        return [Finding(subject="maintenance", detail="is still on: a person must end it")]
     held = await _holds(seconds, each)
     seen = await assess(run.ledger, flows.names())
     found = verdict(seen)
     left = detect(seen, found) if found.down or not was_down else []
-    if seen.closed:
-        left.append(Finding(subject="maintenance", detail="is still on: a person must end it"))
     if not held and not left:
         left.append(Finding(subject="the site", detail=f"was not well for {seconds:g} s without a break"))
     return left
