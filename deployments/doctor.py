@@ -120,6 +120,8 @@ def _rights(role: Privileges) -> list[Check]:
         ("pg_signal_backend", role.signal, f"GRANT pg_signal_backend TO {role.role}"),
         ("pg_stat_statements", role.statements, "add it to shared_preload_libraries, then CREATE EXTENSION"),
     ]
+    if role.owner:
+        rows.append(("may build indexes", role.owns, f'GRANT "{role.owner}" TO {role.role}'))
     if role.reserved is not None:
         grant = f"GRANT pg_use_reserved_connections TO {role.role} and set reserved_connections = 2, then restart"
         rows.append(("a slot when all are taken", role.reserved, grant))

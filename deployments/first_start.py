@@ -18,7 +18,7 @@ from deployments.role import role_sql
 from runbook.errors import BadSetting, RunbookError
 from runbook.model import Frozen, Json, Mode, Report
 from runbook.settings import Settings, Tables, forget, home, profile, settings
-from tasks.catalog import Named, match, read_catalog, read_version
+from tasks.table_names import Named, match, read_catalog, read_version
 
 EACH_SECONDS = 120
 Ask = Callable[[str], str]

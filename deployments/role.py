@@ -50,6 +50,9 @@ def role_sql(names: Tables, database: str, version: int, role: str = "runbook") 
     lines.append(f"GRANT USAGE ON SCHEMA {_quoted(names.db_schema)} TO {who};")
     for right in RIGHTS:
         lines += _grants(right, names, who)
+    table = f"{_quoted(names.db_schema)}.{_quoted('_prisma_migrations')}"
+    columns = "migration_name, started_at, finished_at, rolled_back_at"
+    lines.append(f"GRANT SELECT ({columns}) ON {table} TO {who};  -- so that no rollback goes back over a migration")
     return "\n".join(lines)
 
 

@@ -48,11 +48,20 @@ def settings_page() -> str:
         "`[caps.SCOPE]` bounds attempts; a scope is `global`, `target`, `runbook`, a runbook or an action:",
         "",
     ]
-    keys = ("per_run", "per_15min", "per_24h", "failures_15min", "sick_share")
+    keys = ("per_run", "per_15min", "per_24h", "failures_15min", "sick_share", "rest_seconds")
     lines += [f"| scope | {' | '.join(keys)} |", f"|---|{'---|' * len(keys)}"]
     for scope, cap in DEFAULT_CAPS.items():
         cells = ("" if getattr(cap, key) is None else str(getattr(cap, key)) for key in keys)
         lines.append(f"| `{scope}` | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "`[cooldown.NAME]` bounds how often events start a runbook (NAME), or are told by what happened (NAME",
+    ]
+    lines += ["is then the event, such as `stripe.invoice.payment_failed`), for each target by itself; in seconds:", ""]
+    lines += ["| key | meaning |", "|---|---|"]
+    lines += ["| `once_within` | the first is told at once, those that follow for so long are dropped |"]
+    lines += ["| `once_after` | they are gathered for so long, then one is told |"]
+    lines += ["| `threshold`, `within` | one is told for so many that came in so long |"]
     return "\n".join(lines) + "\n"
 
 

@@ -26,14 +26,14 @@ from pydantic import Field
 from sqlalchemy import Connection
 
 import flows
-from runbook import memory, outbox
+from runbook import memory, outbox, questions
 from runbook.alarm import Alarm, Rule, Sample, State, fresh, step
 from runbook.errors import NotConfigured, RunbookError
 from runbook.ledger import Ledger, ledger, now_ms
 from runbook.mask import mask
 from runbook.model import Frozen, Json
 from runbook.outbox import Call, Severity
-from runbook.settings import parameter, settings
+from runbook.settings import parameter
 from tasks.access_log import api_sample
 from tasks.declines import payment_sample
 from tasks.disk_trend import disk_sample
@@ -153,7 +153,7 @@ async def alert_watch(
     samples = await asyncio.gather(*(_read(alert) for alert in table))
     alarms = judge(book, table, samples, blind_minutes)
     notes = await _want(book, table, alarms, cooldown_minutes)
-    outbox.raise_expired(book, (settings().runbook_approval_seconds + 60) * 1000)
+    questions.expire(book)
     watch = Watch(
         rows=[_row(*each) for each in zip(table, alarms, strict=True)], delivered=await deliver(), notes=notes
     )

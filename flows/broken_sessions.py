@@ -51,7 +51,9 @@ HANDS = {
     "purge_sessions": Hand(
         expired_sessions.purge_sessions, expired_sessions.look_up_sessions, expired_sessions.undo_purge
     ),
-    "restore_sessions": Hand(expired_sessions.restore_sessions, expired_sessions.look_up_sessions),
+    "restore_sessions": Hand(
+        expired_sessions.restore_sessions, expired_sessions.look_up_sessions, expired_sessions.undo_restore
+    ),
 }
 
 Email = Annotated[str, Field(max_length=254)]
@@ -104,16 +106,10 @@ async def broken_sessions(
 
 
 async def _fix(run: Run, seen: Seen, at: Bounds, window_minutes: int, hold_seconds: int) -> None:
-    taken_back = memory.taken_back(run.ledger, NAME)
-
     async def again() -> list[Fix]:
         return plan(await look(run, at, window_minutes), at)
 
-    planned = plan(seen, at)
-    wanted = [fix for fix in planned if fix.key not in taken_back]
-    if len(wanted) < len(planned):
-        run.notice(f"{len(planned) - len(wanted)} fixes a person took back within 24 hours are not done again")
-    permit = await gate.ask(run, wanted, share=share(seen, at), again=again)
+    permit = await gate.ask(run, plan(seen, at), share=share(seen, at), again=again)
     if not permit.fixes:
         return
     await permit.apply(HANDS)

@@ -38,13 +38,12 @@ from runbook.settings import parameter, settings
 from tasks import idle_timeout
 from tasks.app_log import read_refusals
 from tasks.pgbouncer import read_pgbouncer
-from tasks.pool import HIDDEN, Bounds, Limit, Pool, Room, Session, longest
+from tasks.pool import GONE, HIDDEN, UNSENT, Bounds, Limit, Pool, Room, Session, insist, longest
 from tasks.sessions import cancel_query, end_session, is_cancelled, is_ended, read_pool
 
 NAME = "pool-exhaustion"
 CLEAR = 0.8  # a pool is well again at this share of what alarms, so that it does not flap
 LOG_AGE = timedelta(minutes=5)
-GONE = "cannot be undone: its transaction is rolled back, the app connects anew"
 
 HANDS = {
     "end_session": Hand(end_session, is_ended),
@@ -261,7 +260,7 @@ def _act(one: Session, blocks: int, old: bool) -> Fix:
     expect = {**one.expect, "blocks": not old}
     if one.idle_in_transaction:
         return _on(one, "end_session", why, expect, GONE)
-    return _on(one, "cancel_query", why, expect, "cannot be undone: the app sees its query fail")
+    return _on(one, "cancel_query", why, expect, UNSENT)
 
 
 def _on(one: Session, action: str, why: str, expect: dict[str, Json], undo: str) -> Fix:
@@ -271,19 +270,3 @@ def _on(one: Session, action: str, why: str, expect: dict[str, Json], undo: str)
 def share(pool: Pool, planned: Sequence[Fix]) -> Share:
     """How much of the whole pool the plan would end."""
     return Share(sick=sum(fix.action != "set_idle_timeout" for fix in planned), of=pool.server.of)
-
-
-def insist(planned: Sequence[Fix], tried: Sequence[Fix]) -> list[Fix]:
-    """The plan with an end in place of each cancel that was tried on this very query and seen not to stop it."""
-    vain = [_query(fix) for fix in tried]
-    harder = {"action": "end_session", "undo": GONE}
-    return [
-        fix.model_copy(update=harder | {"why": f"{fix.why}; a cancel did not stop it"})
-        if fix.action == "cancel_query" and _query(fix) in vain
-        else fix
-        for fix in planned
-    ]
-
-
-def _query(fix: Fix) -> dict[str, Json]:
-    return {name: value for name, value in fix.expect.items() if name != "blocks"}

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import logging
+from uuid import UUID
 
-from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
 from prefect.context import FlowRunContext
 
 from runbook.mask import mask
@@ -93,3 +99,29 @@ async def page(key: str, text: str, run_id: str) -> None:
         await acreate_markdown_artifact(markdown=mask(text), key=key)
     except Exception as error:  # noqa: BLE001 - as above: a page is a convenience, the run goes on
         log.warning("no artifact in Prefect (%s); see: runbook show %s", type(error).__name__, run_id)
+
+
+class Progress:
+    """A bar in the Prefect UI for one act that takes its time; without a Prefect run, or with its API gone, nothing."""
+
+    def __init__(self, key: str, what: str) -> None:
+        self.key, self.what = key, what
+        self._id: UUID | None = None
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is a bar by now."""
+        return self._id is not None
+
+    async def show(self, percent: float, doing: str) -> None:
+        """Move the bar to ``percent`` (0 to 100); ``doing`` says what is under way."""
+        if FlowRunContext.get() is None:
+            return
+        text = str(mask(f"{self.what}: {doing}"))
+        try:
+            if self._id is None:
+                self._id = await acreate_progress_artifact(percent, key=self.key, description=text)
+            else:
+                await aupdate_progress_artifact(self._id, percent, description=text)
+        except Exception as error:  # noqa: BLE001 - a bar that cannot be drawn must not stop what it shows
+            log.warning("no progress in Prefect (%s): %s", type(error).__name__, text)

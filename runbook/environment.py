@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -29,6 +30,9 @@ PRISMA_ONLY = frozenset(
         "max_idle_connection_lifetime",
     }
 )
+OFFICE_PREFIX = {4: 24, 6: 48}
+"""The widest network that may be one office, by version of IP."""
+
 DEFAULT_LEDGER = "sqlite:///{state}/runbook/ledger.db"
 POSTGRES_SCHEMES = ("postgres://", "postgresql://")
 
@@ -110,6 +114,7 @@ class Settings(BaseSettings):
     runbook_keep_reading_days: int = Field(90, ge=1, le=3650)
     runbook_licence_days: int = Field(30, ge=0, le=3650)
     runbook_webhook_path: str = "/api/subscription/webhook"
+    runbook_migrations_dir: Path | None = None
     runbook_reset_path: str = "/api/auth/forgot-password"
     runbook_escalate_seconds: int = Field(900, ge=60, le=86_400)
     runbook_disk_paths: Annotated[tuple[Path, ...], NoDecode] = (Path("/"),)
@@ -149,6 +154,18 @@ class Settings(BaseSettings):
         "invalid_password",
     )
 
+    runbook_trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    runbook_known_offices: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    runbook_trust_keeps_login_limits: bool = False
+
+    @field_validator("runbook_known_offices")
+    @classmethod
+    def _is_one_office(cls, value: tuple[IPv4Network | IPv6Network, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+        for one in value:
+            if one.prefixlen < OFFICE_PREFIX[one.version]:
+                raise ValueError(f"{one} is wider than /{OFFICE_PREFIX[one.version]}: name its own addresses")
+        return value
+
     @field_validator("runbook_app_match")
     @classmethod
     def _is_pattern(cls, value: str) -> str:
@@ -166,9 +183,11 @@ class Settings(BaseSettings):
         "runbook_contacts",
         "runbook_disk_paths",
         "runbook_key_pages",
+        "runbook_known_offices",
         "runbook_login_failed",
         "runbook_status_pages",
         "runbook_supervisors",
+        "runbook_trusted_proxies",
         mode="before",
     )
     @classmethod

@@ -24,6 +24,7 @@ from runbook.process import is_dead, this_process
 from runbook.schema import entry, finding, fix, run
 from runbook.settings import settings
 
+DONE_STATES = (FixState.applied.value, FixState.proven.value)
 WRITE_LOCK = 4_726_733  # one writer at a time, as on SQLite: caps are counted and granted, entries are chained
 
 
@@ -205,6 +206,23 @@ class Ledger:
         """Targets that a live grant or an unsettled intent holds."""
         rows = connection.execute(select(fix.c.target).where(fix.c.state.in_(schema.OPEN_STATES)))
         return {row.target for row in rows}
+
+    def taken_back(self, connection: Connection) -> set[str]:
+        """Targets on which a person undid something in the last 24 hours and nothing was done with effect since."""
+        rule = select(entry.c.fix_id, entry.c.body).where(entry.c.kind == FixState.undone.value)
+        rows = connection.execute(rule.where(entry.c.at_ms > now_ms() - HOURS_24))
+        inverse = {row.fix_id: row.body.get("by") for row in rows}
+        undone = connection.execute(select(fix).where(fix.c.id.in_(inverse))).mappings().all()
+        done = fix.c.target.in_({row["target"] for row in undone}) & fix.c.state.in_(DONE_STATES)
+        later = connection.execute(select(fix).where(done)).mappings().all() if undone else []
+        return {
+            row["target"]
+            for row in undone
+            if not any(
+                one["target"] == row["target"] and one["seq"] > row["seq"] and one["id"] != inverse[row["id"]]
+                for one in later
+            )
+        }
 
     def expire_grants(self, connection: Connection) -> None:
         """Refuse the grants nobody began in time or whose process is gone: they were never acted on."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from runbook.errors import BadSetting
 from runbook.model import Json
-from runbook.settings import settings
+from runbook.settings import secrets_in_force
 
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b((?:sk|rk|pk)_(?:live|test)_|whsec_|SG\.|sk-)[A-Za-z0-9_\-.]{4,}"), r"\1***"),
@@ -42,7 +42,7 @@ def _mask_text(text: str) -> str:
 
 def _secrets() -> list[str]:
     try:
-        return settings().secrets()
+        return secrets_in_force()
     except BadSetting:  # the line that says so must come out; no value of any setting is in it
         return []
 

@@ -6,15 +6,14 @@ None of it is evidence; it is pruned by age. Personal data that a detection need
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from runbook.ledger import Ledger, as_fix, now_ms
-from runbook.model import FixState, Frozen, Json
-from runbook.policy import HOURS_24
-from runbook.schema import fix, log_event, memo, reading
+from runbook.ledger import Ledger, now_ms
+from runbook.model import Frozen, Json
+from runbook.schema import log_event, memo, reading
 
 KEEP_HOURS = 48
 KEEP_READING_DAYS = 14
@@ -69,14 +68,6 @@ def drop_old(ledger: Ledger, prefix: str, days: int) -> None:
         connection.execute(delete(memo).where(memo.c.key.startswith(prefix, autoescape=True), old))
 
 
-def taken_back(ledger: Ledger, runbook: str) -> set[str]:
-    """Keys of what a person undid in the last 24 hours: it is not done again to the same state of its target."""
-    rule = select(fix).where(fix.c.runbook == runbook, fix.c.state == FixState.undone.value)
-    with ledger.read() as connection:
-        rows = connection.execute(rule.where(fix.c.decided_at_ms > now_ms() - HOURS_24)).mappings()
-        return {as_fix(row).key for row in rows}
-
-
 def measure(ledger: Ledger, values: Mapping[str, float]) -> None:
     """Append one sample of each named reading, now; names carry their unit (``pool_used_share``, ``drift_rows``)."""
     moment = now_ms()
@@ -119,6 +110,14 @@ def grave(ledger: Ledger, since_ms: int, limit: int = 10_000) -> list[LogEvent]:
         rows = connection.execute(rule.order_by(log_event.c.at_ms.desc(), log_event.c.seq.desc()).limit(limit))
         found = [{name: row[name] for name in LogEvent.model_fields} for row in rows.mappings()]
     return [LogEvent.model_validate(row) for row in reversed(found)]
+
+
+def every_event(ledger: Ledger, since_ms: int) -> Iterator[LogEvent]:
+    """All events from ``since_ms`` on, oldest first, one by one: an attack logs more than memory holds."""
+    rule = select(log_event).where(log_event.c.at_ms >= since_ms).order_by(log_event.c.at_ms, log_event.c.seq)
+    with ledger.read() as connection:
+        for row in connection.execution_options(yield_per=1_000).execute(rule):
+            yield LogEvent.model_construct(name=row.name, at_ms=row.at_ms, level=row.level, fields=row.fields)
 
 
 def keep(connection: Connection, found: Sequence[LogEvent]) -> None:

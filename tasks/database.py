@@ -142,7 +142,7 @@ def failed(setting: str, where: dict[str, str], error: psycopg.Error) -> Outside
         case errors.QueryCanceled() | errors.LockNotAvailable():
             return OutsideError(setting, f"{where['at']} took too long: {said}", "run it again", transient=True)
         case errors.UndefinedTable() | errors.UndefinedColumn() | errors.UndefinedFunction():
-            return OutsideError(setting, f"{where['at']} does not know this: {said}", "use PostgreSQL 14 or later")
+            return OutsideError(setting, f"{where['at']} does not know this: {said}", "use PostgreSQL 13 or later")
         case psycopg.OperationalError() | psycopg.InterfaceError():
             return OutsideError(setting, f"{where['at']} ended the connection: {said}", "run it again", transient=True)
         case _:

@@ -150,6 +150,12 @@ def undo_purge(fix: Fix) -> Fix:
             "action": "restore_sessions",
             "why": f"undo of {fix.id}",
             "expect": {**fix.expect, "kept": fix.id},
-            "undo": "a later run deletes them again",
+            "undo": "deletes them again",
         }
     )
+
+
+def undo_restore(fix: Fix) -> Fix:
+    """The batch deleted again; rows that no longer are long expired stay."""
+    expect = {name: value for name, value in fix.expect.items() if name != "kept"}
+    return fix.model_copy(update={"action": "purge_sessions", "why": f"undo of {fix.id}", "expect": expect})

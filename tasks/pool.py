@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from math import floor
 from typing import Literal, NamedTuple
 
-from runbook.model import Frozen, Json
+from runbook.model import Fix, Frozen, Json
 
 SMALL = 5
 """A bound of fewer connections than this is reached on any working day and says nothing."""
+
+GONE = "cannot be undone: its transaction is rolled back, the app connects anew"
+UNSENT = "cannot be undone: the app sees its query fail"
 
 HIDDEN = "hidden from this role"
 """Why a session is spared of which we may not read what it does."""
@@ -208,3 +211,19 @@ def _all_behind(root: int, waiters: Mapping[int, Sequence[Session]]) -> list[Ses
                 found[session.pid] = session
                 ahead.append(session.pid)
     return list(found.values())
+
+
+def insist(planned: Sequence[Fix], tried: Sequence[Fix]) -> list[Fix]:
+    """The plan with an end in place of each cancel that was tried on this very query and seen not to stop it."""
+    vain = [_query(fix) for fix in tried]
+    harder = {"action": "end_session", "undo": GONE}
+    return [
+        fix.model_copy(update=harder | {"why": f"{fix.why}; a cancel did not stop it"})
+        if fix.action == "cancel_query" and _query(fix) in vain
+        else fix
+        for fix in planned
+    ]
+
+
+def _query(fix: Fix) -> dict[str, Json]:
+    return {name: value for name, value in fix.expect.items() if name != "blocks"}

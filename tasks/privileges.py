@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import LiteralString
+
 from runbook.model import Frozen
 from runbook.settings import profile
 from runbook.step import reader
 from tasks.database import connect
 
-SQL = """
+SQL: LiteralString = """
 SELECT current_setting('server_version_num')::int AS version,
        current_user::text AS role,
        r.rolsuper AS superuser,
@@ -17,8 +19,11 @@ SELECT current_setting('server_version_num')::int AS version,
             THEN pg_has_role(current_user, 'pg_use_reserved_connections', 'member')
                  AND coalesce(current_setting('reserved_connections', true)::int, 0) > 0 END AS reserved,
        to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text)) IS NOT NULL AS subscriptions,
-       EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_stat_statements') AS statements
-  FROM pg_roles r WHERE r.rolname = current_user
+       EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_stat_statements') AS statements,
+       coalesce(pg_get_userbyid(t.relowner)::text, '') AS owner,
+       coalesce(pg_has_role(t.relowner, $right), false) AS owns
+  FROM pg_roles r LEFT JOIN pg_class t ON t.oid = to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text))
+ WHERE r.rolname = current_user
 """
 
 COLUMN_SQL = """
@@ -30,7 +35,10 @@ SELECT a.attname::text AS name, has_column_privilege(a.attrelid, a.attnum, 'SELE
 
 
 class Privileges(Frozen):
-    """The role's rights; ``reserved`` is None where PostgreSQL is older than 16. Sets hold column names."""
+    """The role's rights; ``reserved`` is None where PostgreSQL is older than 16. Sets hold column names.
+
+    ``owns``: it may take the role of ``owner``, which the subscription table belongs to, as an index build must.
+    """
 
     version: int
     role: str
@@ -40,6 +48,8 @@ class Privileges(Frozen):
     reserved: bool | None
     subscriptions: bool
     statements: bool
+    owner: str
+    owns: bool
     missing_columns: tuple[str, ...]
     unreadable_columns: tuple[str, ...]
     updates_status: bool
@@ -58,7 +68,9 @@ async def read_privileges() -> Privileges:
         tables.subscription_created,
     )
     async with connect() as connection:
-        row = await (await connection.execute(SQL, names)).fetchone()
+        # 16 tells apart who may take a role and who is merely a member of it.
+        right: LiteralString = "'SET'" if connection.info.server_version >= 160_000 else "'MEMBER'"
+        row = await (await connection.execute(SQL.replace("$right", right), names)).fetchone()
         columns = {one["name"]: one for one in await (await connection.execute(COLUMN_SQL, names)).fetchall()}
     return Privileges(
         **(row or {}),

@@ -54,9 +54,13 @@ SELECT a.pid, coalesce(a.usename, '') AS role, coalesce(a.datname, '') AS databa
   coalesce(pg_has_role(r.oid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE'), false) AS may_signal,
   $spared AS spared
 FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid
-LEFT JOIN (SELECT pid, min(waitstart) AS since FROM pg_locks WHERE NOT granted GROUP BY pid) w ON w.pid = a.pid
+LEFT JOIN (SELECT l.pid, min($since) AS since FROM pg_locks l JOIN pg_stat_activity s ON s.pid = l.pid
+  WHERE NOT l.granted GROUP BY l.pid) w ON w.pid = a.pid
 WHERE a.pid <> pg_backend_pid()
 ORDER BY a.xact_start NULLS LAST, a.pid""".replace("$spared", SPARED)
+# PostgreSQL 13 does not say since when a lock is waited for: the start of the waiting statement is its bound.
+SESSIONS_13: LiteralString = SESSIONS.replace("$since", "s.query_start")
+SESSIONS_14: LiteralString = SESSIONS.replace("$since", "l.waitstart")
 
 LIMITS: LiteralString = """
 SELECT 'server' AS kind, '' AS name, current_setting('max_connections')::int
@@ -105,9 +109,8 @@ async def read_pool() -> Pool:
         limits = await _rows(connection, LIMITS)
         prepared = await _rows(connection, PREPARED)
         timeouts = await _rows(connection, TIMEOUTS)
-        sessions = [
-            Session(**row | {"query": statement(row["query"] or "")}) for row in await _rows(connection, SESSIONS)
-        ]
+        query = SESSIONS_14 if connection.info.server_version >= 140_000 else SESSIONS_13
+        sessions = [Session(**row | {"query": statement(row["query"] or "")}) for row in await _rows(connection, query)]
     counted = [Limit(used=0, **row) for row in limits]
     return Pool(
         **me,

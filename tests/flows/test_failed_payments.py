@@ -190,6 +190,8 @@ async def test_undo_puts_the_old_word_back_once(sick: World) -> None:
     row = fix.target.partition("/")[2]
     assert report.outcome is Outcome.undone and sick.statuses()[row] == before[row]
     assert sick.ledger.state(fix.id) is FixState.undone
+    await sick.run()
+    assert sick.statuses()[row] == before[row], "the next run did again what a person took back"
 
 
 async def test_undo_is_refused_after_a_later_change(sick: World) -> None:
@@ -205,4 +207,13 @@ async def test_undo_of_an_endpoint_disables_it_again(world: World) -> None:
     fix = of(await world.run(), "enable_endpoint")[0]
     report = await undo(world.ledger, fix.id)
     assert report.outcome is Outcome.undone
+    await world.run()
     assert {one["status"] for one in world.stripe.store.endpoints.values()} == {"disabled"}
+
+
+async def test_undo_of_an_endpoint_is_refused_when_a_person_disabled_it_since(world: World) -> None:
+    stripe_faults.disable_endpoints(world.stripe.store)
+    fix = of(await world.run(), "enable_endpoint")[0]
+    stripe_faults.disable_endpoints(world.stripe.store)
+    report = await undo(world.ledger, fix.id)
+    assert report.outcome is Outcome.refused and "the endpoint is disabled by now" in report.fixes[0].why

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from flows.pool_exhaustion import detect, insist, notices, plan, share
+from flows.pool_exhaustion import detect, notices, plan, share
 from runbook.model import Risk
-from tasks.pool import Bounds, IdleTimeout, Limit, Pool, Prepared, Session, Waiting
+from tasks.pool import Bounds, IdleTimeout, Limit, Pool, Prepared, Session, Waiting, insist
 
 AT = Bounds(full_at=0.85, idle_seconds=300, active_seconds=300, wait_seconds=15)
 IDLE = "idle in transaction"

@@ -57,7 +57,7 @@ def test_a_refused_connection(said: str, problem: str, next_step: str, transient
         (errors.InsufficientPrivilege("permission denied for table User"), "may not", "runbook doctor", False),
         (errors.QueryCanceled("canceling statement due to statement timeout"), "took too long", "again", True),
         (errors.LockNotAvailable("canceling statement due to lock timeout"), "took too long", "again", True),
-        (errors.UndefinedColumn('column "waitstart" does not exist'), "does not know", "PostgreSQL 14", False),
+        (errors.UndefinedColumn('column "waitstart" does not exist'), "does not know", "PostgreSQL 13", False),
         (errors.AdminShutdown("terminating connection"), "ended the connection", "again", True),
         (errors.SyntaxError("syntax error"), "refused", "defect", False),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runbook.settings import Tables
-from tasks.catalog import Catalog, groups, match
+from tasks.table_names import Catalog, groups, match
 
 PRISMA = ("id", "stripeCustomerId", "stripeSubscriptionId", "status", "plan", "createdAt", "userId")
 SNAKE = ("id", "stripe_customer_id", "stripe_subscription_id", "status", "created_at")
