@@ -270,7 +270,8 @@ def _row(alert: Alert, alarm: Alarm) -> Row:
 
 async def _result(watch: Watch) -> Any:
     if not channels():
-        note = "not configured: PAGERDUTY_ROUTING_KEY, SLACK_WEBHOOK_URL, so pages stay in the ledger: runbook pages"
+        names = "PAGERDUTY_ROUTING_KEY, SLACK_WEBHOOK_URL, RUNBOOK_NOTIFY_URLS"
+        note = f"not configured: {names}, so pages stay in the ledger: runbook pages"
         watch = watch.model_copy(update={"notes": [*watch.notes, note]})
     if FlowRunContext.get() is None:
         return watch

@@ -85,6 +85,7 @@ class Settings(BaseSettings):
     pagerduty_routing_key: SecretStr | None = None
     pagerduty_api_base: str = "https://events.pagerduty.com"
     slack_webhook_url: SecretStr | None = None
+    runbook_notify_urls: SecretStr | None = None
     vercel_token: SecretStr | None = None
     vercel_project_id: str | None = None
     vercel_team_id: str | None = None
@@ -112,6 +113,7 @@ class Settings(BaseSettings):
     runbook_profile: Path | None = None
     runbook_approval_seconds: int = Field(900, ge=30, le=86_400)
     runbook_keep_reading_days: int = Field(90, ge=1, le=3650)
+    runbook_keep_days: int = Field(400, ge=30, le=36_500)
     runbook_licence_days: int = Field(30, ge=0, le=3650)
     runbook_webhook_path: str = "/api/subscription/webhook"
     runbook_migrations_dir: Path | None = None
@@ -231,6 +233,7 @@ class Settings(BaseSettings):
         """Every secret in force, a URL's password by itself too, longest first: masking never leaves a tail behind."""
         values = [getattr(self, name) for name in type(self).model_fields]
         clear = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+        clear += self.notify_urls
         written = [_password(text) for text in clear]
         found = {*clear, *written, *map(unquote, written)}
         return sorted((text for text in found if len(text) >= 6), key=len, reverse=True)
@@ -272,6 +275,12 @@ class Settings(BaseSettings):
         # The pairs stay as they are written: decoding and encoding again would turn a space into a plus.
         kept = [pair for pair in parts.query.split("&") if pair.partition("=")[0] not in PRISMA_ONLY]
         return urlunsplit(parts._replace(query="&".join(kept)))
+
+    @property
+    def notify_urls(self) -> tuple[str, ...]:
+        """The Apprise URLs, one for each channel; they are told apart by their schemes, as they may hold commas."""
+        text = self.runbook_notify_urls.get_secret_value() if self.runbook_notify_urls else ""
+        return tuple(filter(None, re.split(r"[\s,]+(?=[A-Za-z][A-Za-z0-9]*://)", text.strip(" \t\r\n,"))))
 
     @property
     def has_app_log(self) -> bool:

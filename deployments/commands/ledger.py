@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from deployments import ledger_view, show
+from deployments.completing import ids
 from deployments.terminal import AsJson, say
 from runbook import chain
 from runbook.errors import BadSetting
@@ -28,8 +29,10 @@ def ledger_command(
 
 
 @app.command("show")
-def show_command(id_: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
-    """All the ledger holds of one run or one fix."""
+def show_command(
+    id_: Annotated[str, typer.Argument(metavar="ID", autocompletion=ids)], as_json: AsJson = False
+) -> None:
+    """All the ledger holds of one id that any command printed: a run, fix, incident, page or webhook."""
     found = ledger_view.one(open_ledger(), id_)
     say(found, show.tree(found), as_json)
 

@@ -11,12 +11,14 @@ import typer
 
 import flows
 from deployments import backtest, drilling, ledger_view, paging_view, show
+from deployments.completing import runbooks
 from deployments.terminal import AnyMode, AsJson, known, parameters, say, validated
 from runbook.ledger import ledger as open_ledger
 from runbook.ledger import now_ms
 from runbook.model import Mode, Report
 
 app = typer.Typer()
+Name = Annotated[str, typer.Argument(autocompletion=runbooks)]
 
 
 @app.command("list")
@@ -34,7 +36,7 @@ def symptom(name: str) -> str:
 
 @app.command()
 def run(
-    name: str,
+    name: Name,
     mode: AnyMode = Mode.auto,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter as param=value.")] = None,
     as_json: AsJson = False,
@@ -82,7 +84,9 @@ def audit(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def drill(name: Annotated[str, typer.Argument(metavar="[NAME]")] = "", as_json: AsJson = False) -> None:
+def drill(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", autocompletion=runbooks)] = "", as_json: AsJson = False
+) -> None:
     """Break a throw-away stack and let runbooks mend it: who passes may act alone, for RUNBOOK_LICENCE_DAYS."""
     book, done = open_ledger(), []
     for one in [known(name)] if name else flows.names():
@@ -95,7 +99,7 @@ def drill(name: Annotated[str, typer.Argument(metavar="[NAME]")] = "", as_json: 
 
 @app.command("backtest")
 def backtest_command(
-    name: str,
+    name: Name,
     since: Annotated[str, typer.Option(help="How far back: 90m, 24h, 7d.")] = "90d",
     set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter as param=value.")] = None,
     as_json: AsJson = False,
