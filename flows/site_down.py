@@ -26,8 +26,7 @@ from prefect import flow
 from pydantic import Field
 
 import flows
-from runbook import artifacts, gate, outbox
-from runbook.errors import RunbookError
+from runbook import artifacts, gate, incidents, outbox, postmortem
 from runbook.ledger import Ledger, ledger
 from runbook.memory import measure
 from runbook.model import Finding, Fix, Mode, Report
@@ -39,6 +38,7 @@ from tasks import maintenance, restarts, rollback, status_page
 from tasks.assess import assess
 from tasks.outage import Assessment, Cause, Verdict, screen, verdict
 from tasks.paging import channels, deliver
+from tasks.reminder import remind
 from tasks.site import Page, read_page, read_site
 
 NAME = KEY = "site-down"
@@ -79,11 +79,13 @@ async def site_down(
         window_seconds: The alert window; the site must be well for twice as long before it is called over, in seconds.
         each_seconds: How often the site is looked at meanwhile, in seconds.
         runbook_seconds: How long one of the runbooks may take, in seconds.
-        follow_up: Only look after what is open; where nothing is, do nothing.
+        follow_up: Only look after what is open, and remind people of postmortems that nobody has completed.
     """
     book = ledger()
-    if follow_up and not is_open(book):
-        return None
+    if follow_up:
+        await remind(book)
+        if not is_open(book):
+            return None
     async with Run(NAME, mode, pages=False) as run:
         if not getattr(settings(), settings().monitor_setting().lower()):
             settings().need("APP_URL")
@@ -93,6 +95,7 @@ async def site_down(
         await _say(run, seen, found)
         was_down = found.down
         run.found(detect(seen, found))
+        incidents.found(book, run.id, NAME, run.findings)
         if not found.well:
             seen, found = await _mitigate(run, Mode(mode), seen, found, deploy_minutes, runbook_seconds)
         if run.mode is not Mode.observe and (run.findings or is_open(book)):
@@ -100,6 +103,7 @@ async def site_down(
             run.remains(left)
             if not left:
                 await _resolve(run)
+    await _learn(run)
     return run.result()
 
 
@@ -126,23 +130,12 @@ def detect(seen: Assessment, found: Verdict) -> list[Finding]:
 
 async def _first_word(run: Run) -> None:
     """Tell people at the first page that fails, while everything else is still being looked at."""
-    paths = settings().runbook_key_pages if settings().app_url and not await _closed(run.ledger) else ()
+    paths = settings().runbook_key_pages if settings().app_url and not await maintenance.is_on(run.ledger) else ()
     for page in asyncio.as_completed([read_page(path) for path in paths]):
         found: Page = await page
         if found.problem and not is_open(run.ledger):
             await _tell(run, f"the site is down: {found.path} {found.problem}", "It is being looked into.", [])
             return
-
-
-async def _closed(book: Ledger) -> bool:
-    """Whether the app is known to be in maintenance, so that its pages say nothing."""
-    try:
-        return (
-            not maintenance.missing("maintenance")
-            and (await maintenance.read_switch(book, "maintenance")).state == "on"
-        )
-    except RunbookError:
-        return False
 
 
 async def _say(run: Run, seen: Assessment, found: Verdict) -> None:
@@ -230,20 +223,14 @@ async def _plan(run: Run, seen: Assessment, found: Verdict) -> list[Fix]:
 
 
 async def _last_resort(run: Run, found: Verdict) -> list[Fix]:
+    switches, unseen = await maintenance.read_switches(run.ledger)
+    for line in unseen:
+        run.notice(line)
     plan: list[Fix] = []
-    for name in ("maintenance", "scale"):
-        if missing := maintenance.missing(name):
-            run.notice(f"not configured: {', '.join(missing)}, so {name} is not offered")
-            continue
-        try:
-            switch = await maintenance.read_switch(run.ledger, name)
-        except RunbookError as error:
-            run.notice(f"cannot see: {error}")
-            continue
-        if name == "maintenance" and switch.state == "off":
-            plan.append(maintenance.start(found.because))
-        elif name == "scale" and found.cause in {Cause.infrastructure, Cause.unknown}:
-            plan.append(maintenance.scale(switch.state, found.because))
+    if (shut := switches.get("maintenance")) and shut.state == "off":
+        plan.append(maintenance.start(found.because))
+    if (size := switches.get("scale")) and found.cause in {Cause.infrastructure, Cause.unknown}:
+        plan.append(maintenance.scale(size.state, found.because))
     return plan
 
 
@@ -256,7 +243,7 @@ async def _watch(run: Run, seen: Assessment, was_down: bool, seconds: float, eac
         healthy = settings().runbook_health_url is not None and await restarts.read_health() is True
         permit = await gate.ask(run, [maintenance.end("the site behind it is well", healthy=healthy)])
         await permit.apply(HANDS)
-    if await _closed(run.ledger):
+    if await maintenance.is_on(run.ledger):
         return [Finding(subject="maintenance", detail="is still on: a person must end it")]
     held = await _holds(seconds, each)
     seen = await assess(run.ledger, flows.names())
@@ -289,3 +276,18 @@ async def _resolve(run: Run) -> None:
     plan = [status_page.close(name, one) for name, found in shown.items() for one in found if one.name == ours]
     permit = await gate.ask(run, plan)
     await permit.apply(HANDS)
+
+
+async def _learn(run: Run) -> None:
+    """Close the incident once nothing of it is left, and leave the draft of its postmortem."""
+    book, report = run.ledger, run.report
+    assert report is not None
+    news = set(incidents.ended(book, report))
+    for id_ in {one.incident for one in outbox.pages(book) if one.key == KEY and one.incident}:
+        one = incidents.one(book, id_)
+        waiting = any(page.incident == id_ and not page.resolved_at_ms for page in outbox.pages(book))
+        if one.state == "open" and not one.sick and not waiting:
+            incidents.close(book, id_, "site-down: well for twice the alert window")
+        news |= {id_} if one.state == "open" else set()
+    for id_ in sorted(news):
+        await artifacts.page(id_.replace("inc_", "incident-"), postmortem.draft(book, id_), run.id)

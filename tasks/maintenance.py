@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from runbook.errors import BadSetting, OutsideError
+from runbook.errors import BadSetting, OutsideError, RunbookError
 from runbook.ledger import Ledger
 from runbook.model import Fix, FixState, Frozen, Proof, Risk
 from runbook.permit import Permit
@@ -46,6 +46,26 @@ async def read_switch(book: Ledger, name: str) -> Switch:
     with book.read() as connection:
         last = connection.execute(rule.order_by(fix_table.c.seq.desc()).limit(1)).scalar_one_or_none()
     return Switch(name=name, state=state, ours=last is not None and last["state"] == state)
+
+
+async def read_switches(book: Ledger) -> tuple[dict[str, Switch], list[str]]:
+    """Every switch that can be turned, and in a line each why one cannot."""
+    found, lines = {}, []
+    for name in SETTINGS:
+        try:
+            settings().need(*SETTINGS[name])
+            found[name] = await read_switch(book, name)
+        except RunbookError as error:
+            lines.append(f"{name} is not offered: {error}")
+    return found, lines
+
+
+async def is_on(book: Ledger) -> bool:
+    """Whether the app is known to be in maintenance, so that its pages say nothing."""
+    try:
+        return not missing("maintenance") and (await read_switch(book, "maintenance")).state == "on"
+    except RunbookError:
+        return False
 
 
 async def _state(name: str) -> str:

@@ -15,7 +15,9 @@ from demo.deploy_server import BAD, GOOD
 from demo.paging_servers import Fault
 from demo.site_faults import status
 from deployments.undoing import undo
+from runbook import incidents, postmortem, schema
 from runbook.model import FixState, Mode, Outcome
+from tasks import reminder
 from tests.flows import site_parts
 from tests.flows.site_parts import World, closed_port, fix_of, of, text
 
@@ -292,3 +294,30 @@ async def test_without_the_right_to_read_migrations_a_person_decides(world: Worl
     report = await world.run()
     assert of(report, "roll_back") == [FixState.refused] and world.vercel.live == BAD
     assert "needs a person" in fix_of(report, "roll_back").why
+
+
+# -- what is learnt ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_incident_is_closed_and_its_postmortem_drafted_and_asked_for(world: World) -> None:
+    world.bad_deployment()
+    await world.run()
+    (one,) = incidents.every(world.book)
+    assert one.state == "closed" and one.sick == []
+    text_ = postmortem.draft(world.book, one.id)
+    for line in (BAD, "helped: proven", "page_render_failed", "paged: the site is down", "Owner: ____"):
+        assert line in text_, text_
+    assert not reminder.due(world.book)
+    with world.book.write() as connection:
+        connection.execute(schema.incident.update().values(closed_at_ms=one.opened_at_ms - reminder.DAY_MS))
+    world.slack.messages.clear()
+    world.slack.faults.append(Fault(1, 503))
+    for _ in range(3):
+        await world.run(follow_up=True)
+    assert world.slack.text.count(f"runbook incident close {one.id} --postmortem") == 1
+    incidents.close(world.book, one.id, "a person", "https://wiki.example/pm-1")
+    world.slack.messages.clear()
+    with world.book.write() as connection:
+        connection.execute(schema.memo.delete().where(schema.memo.c.key == f"postmortem/{one.id}"))
+    await world.run(follow_up=True)
+    assert world.slack.messages == []
