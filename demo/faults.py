@@ -17,6 +17,7 @@ from demo.memory_faults import break_memory
 from demo.postgres import Postgres
 from demo.scene import Fault, Lookalike, Scene
 from demo.session_faults import break_sessions
+from demo.site_faults import break_site
 from demo.slow_faults import break_slow
 from demo.stack import Stack
 
@@ -29,6 +30,7 @@ SCENES: Mapping[str, Callable[[Stack], Scene]] = {
     "undelivered-email": break_mail,
     "memory-pressure": break_memory,
     "broken-sessions": break_sessions,
+    "site-down": break_site,
     "rate-limited-users": break_limits,
     "slow-queries": break_slow,
     "full-disk": break_disk,  # last, when the others have written what they need

@@ -78,7 +78,7 @@ def settings_page() -> str:
 
 def pages() -> dict[Path, str]:
     """Every generated page and what it must hold."""
-    told = {*flows.names(), *(ORIGINS.keys() & set(flows.every()))}
+    told = {*flows.acting(), *(ORIGINS.keys() & set(flows.every()))}
     made = {DOCS / "runbooks" / f"{name}.md": runbook_page(name) for name in told}
     made |= {DOCS / "runbooks" / f"{name}.md": origin_page(name) for name in ORIGINS.keys() - told}
     return made | {DOCS / "settings.md": settings_page()}
