@@ -17,9 +17,11 @@ from runbook.model import Mode
 
 # Prisma reads these from the URL's query; libpq refuses the whole URL because of any of them.
 PRISMA_ONLY = frozenset(
-    "connection_limit pool_timeout schema pgbouncer socket_timeout statement_cache_size sslaccept sslidentity "
-    "max_connection_lifetime max_idle_connection_lifetime".split()
-)
+    {
+        "connection_limit", "pool_timeout", "schema", "pgbouncer", "socket_timeout", "statement_cache_size",
+        "sslaccept", "sslidentity", "max_connection_lifetime", "max_idle_connection_lifetime",
+    }
+)  # fmt: skip
 OFFICE_PREFIX = {4: 24, 6: 48}
 """The widest network that may be one office, by version of IP."""
 
