@@ -3,10 +3,11 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: demo up down test check corpus bench docs screenshots kill-9 clean help
+.PHONY: demo gameday up down test check corpus bench docs screenshots kill-9 clean help
 
 help:
 	@echo "make demo   break a real stack, watch it being found, fixed and proven (about two minutes)"
+	@echo "make gameday three compound incidents, unattended, under licence; writes docs/gameday.md"
 	@echo "make up     the same stack kept running, with the Prefect UI; make down ends it"
 	@echo "make test   all tests, on real parts"
 	@echo "make check  lint, types, import contracts, generated docs"
@@ -20,6 +21,9 @@ $(READY): requirements.lock pyproject.toml
 
 demo: $(READY)
 	@$(PY) -m demo
+
+gameday: $(READY)
+	@$(PY) -m demo gameday
 
 up: $(READY)
 	@$(PY) -m demo up

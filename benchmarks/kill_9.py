@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import select
 
 from demo import database_faults
-from demo.__main__ import Api
+from demo.prefect_api import Api
 from demo.stack import HOOKS_TOKEN, Stack
 from ingress.prefect_events import event_id
 from ingress.providers import PROVIDERS, hooks

@@ -25,7 +25,7 @@ from sqlalchemy import select
 
 from benchmarks.ingress import send
 from demo import database_faults
-from demo.__main__ import Api
+from demo.prefect_api import Api
 from demo.stack import BIN, HOOKS_TOKEN, ROOT, Stack
 from runbook.ledger import Ledger
 from runbook.schema import entry, fix

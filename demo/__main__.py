@@ -1,4 +1,4 @@
-"""``make demo``, ``make up`` and ``make down``."""
+"""``make demo``, ``make up``, ``make down`` and ``make gameday``."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
 from demo import drill as drilling
+from demo import gameday
 from demo.faults import Broken
+from demo.prefect_api import Api, console, say
 from demo.score import rates_table, score
 from demo.signals import interrupt
 from demo.stack import ROOT, Stack
@@ -29,66 +25,6 @@ from runbook.ledger import Ledger, now_ms
 from runbook.schema import entry, fix, run
 
 STATE = ROOT / ".demo" / "up.json"
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
-
-
-def _busy(error: BaseException) -> bool:
-    """Prefect on SQLite answers 503 now and then while its database is locked."""
-    return isinstance(error, urllib.error.HTTPError) and error.code == 503
-
-
-def say(text: str) -> None:
-    """One line of progress, at once."""
-    console.print(text, markup=False)
-
-
-class Api:
-    """The few calls of Prefect's API that the demo makes."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        """One call and its JSON answer."""
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"content-type": "application/json"}
-        request = urllib.request.Request(f"{self.url}/api{path}", data, headers, method=method)
-        for attempt in Retrying(
-            retry=retry_if_exception(_busy), stop=stop_after_attempt(15), wait=wait_fixed(1), reraise=True
-        ):
-            with attempt, urllib.request.urlopen(request, timeout=30) as answer:
-                return json.loads(answer.read() or b"null")
-        raise AssertionError("tenacity always returns or raises")
-
-    def pause_schedules(self) -> None:
-        """Nothing starts by itself from now on: the demo shows one run, and the person starts the others."""
-        for one in self.call("POST", "/deployments/filter", {}):
-            self.call("POST", f"/deployments/{one['id']}/pause_deployment", {})
-
-    def start(self, name: str, **parameters: Any) -> str:
-        """Start a deployment's run and return its id."""
-        deployment = self.call("GET", f"/deployments/name/{name}/{name}")
-        path = f"/deployments/{deployment['id']}/create_flow_run"
-        return str(self.call("POST", path, {"parameters": parameters, "state": {"type": "SCHEDULED"}})["id"])
-
-    def watch(self, run_id: str, check: Callable[[], None], seconds: float = 300) -> str:
-        """Show a run's progress until it ends and return its last state; ``check`` raises when nothing can end it."""
-        began, shown = time.monotonic(), ""
-        with console.status("the sweep waits for the worker") as status:
-            while time.monotonic() - began < seconds:
-                check()
-                state = self.call("GET", f"/flow_runs/{run_id}")["state"]
-                if state["type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}:
-                    return str(state["name"])
-                tasks = self.call("POST", "/task_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 1})
-                text = f"sweep {state['name'].lower()}: {tasks[0]['name'] if tasks else '…'}"
-                if text != shown:
-                    status.update(text)
-                    if not console.is_terminal:
-                        say(f"  … {time.monotonic() - began:3.0f} s  {text}")
-                    shown = text
-                time.sleep(0.5)
-        return f"not done in {seconds:.0f} s"
 
 
 def times(ledger: Ledger, runbook: str, actions: tuple[str, ...], since_ms: int) -> tuple[str, str]:
@@ -272,9 +208,14 @@ def drill() -> int:
     return 0 if figures["passed"] else 1
 
 
+def night() -> int:
+    """The game day of ``make gameday``."""
+    return gameday.gameday(say, console.print)
+
+
 def main() -> int:
     """The exit code of the named command."""
-    commands = {"": demo, "demo": demo, "up": up, "down": down, "serve": serve, "drill": drill}
+    commands = {"": demo, "demo": demo, "up": up, "down": down, "serve": serve, "drill": drill, "gameday": night}
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in commands:
         say(f"no such command: {name}. One of: demo, up, down")

@@ -45,6 +45,7 @@ NAME = KEY = "site-down"
 """Also the key of its page: whoever raises it again, it is the same incident."""
 
 TELL_SECONDS = 10.0
+OVER = "site-down: nothing of it is left"
 
 HANDS = {
     rollback.ROLL_BACK: Hand(rollback.point_production, rollback.look_up_live, rollback.undo_point),
@@ -85,6 +86,7 @@ async def site_down(
     if follow_up:
         await remind(book)
         if not is_open(book):
+            incidents.close_over(book, KEY, OVER)
             return None
     async with Run(NAME, mode, pages=False) as run:
         if not getattr(settings(), settings().monitor_setting().lower()):
@@ -150,6 +152,8 @@ async def _say(run: Run, seen: Assessment, found: Verdict) -> None:
     title = f"{'the site is down' if found.down else 'something is down'}: {found.cause.value}: {found.because}"
     drafts = [f"for the status page: {status_page.CALM.name}. {status_page.CALM.message}"] if found.down else []
     await _tell(run, title, text, drafts, Severity.critical if found.down or not seen.site.seen else Severity.error)
+    for id_ in {one.incident for one in outbox.pages(run.ledger) if one.key == KEY and not one.resolved_at_ms}:
+        incidents.note(run.ledger, id_, f"{title} (seen in {seen.seconds:.1f} s)", run.id)
 
 
 async def _tell(run: Run, title: str, text: str, drafts: Sequence[str], severity: Severity = Severity.critical) -> None:
@@ -282,12 +286,8 @@ async def _learn(run: Run) -> None:
     """Close the incident once nothing of it is left, and leave the draft of its postmortem."""
     book, report = run.ledger, run.report
     assert report is not None
-    news = set(incidents.ended(book, report))
-    for id_ in {one.incident for one in outbox.pages(book) if one.key == KEY and one.incident}:
-        one = incidents.one(book, id_)
-        waiting = any(page.incident == id_ and not page.resolved_at_ms for page in outbox.pages(book))
-        if one.state == "open" and not one.sick and not waiting:
-            incidents.close(book, id_, "site-down: well for twice the alert window")
-        news |= {id_} if one.state == "open" else set()
+    mine = {one.incident for one in outbox.pages(book) if one.key == KEY}
+    news = {one.id for one in incidents.every(book) if one.id in mine and one.state == "open"}
+    news |= {*incidents.ended(book, report), *incidents.close_over(book, KEY, OVER)}
     for id_ in sorted(news):
         await artifacts.page(id_.replace("inc_", "incident-"), postmortem.draft(book, id_), run.id)

@@ -112,6 +112,18 @@ def close(ledger: Ledger, id_: str, by: str, postmortem: str = "") -> Incident:
     return one(ledger, id_)
 
 
+def close_over(ledger: Ledger, key: str, by: str) -> Sequence[str]:
+    """Close every open incident that a page of this key belongs to and of which nothing is left; their ids."""
+    mine = select(incident_item.c.incident_id).join(page, page.c.seq == incident_item.c.page_seq)
+    with ledger.write() as connection:
+        known = set(connection.execute(mine.where(page.c.key == key)).scalars())
+        closed = [one.id for one in _open(connection) if one.id in known and not one.sick]
+        closed = [id_ for id_ in closed if not _waiting(connection, id_)]
+        for id_ in closed:
+            _closed(connection, id_, by)
+    return closed
+
+
 def one(ledger: Ledger, id_: str) -> Incident:
     """One incident; raises ``BadSetting`` where there is none of that id."""
     with ledger.read() as connection:
@@ -193,13 +205,18 @@ def _well(connection: Connection, one: Incident, keys: Collection[str], run_id: 
     _entry(connection, "well", one.id, {"symptoms": sorted(keys)}, run_id)
 
 
+def _waiting(connection: Connection, id_: str) -> int:
+    """How many pages of an incident are open."""
+    rule = select(func.count()).select_from(incident_item).join(page, page.c.seq == incident_item.c.page_seq)
+    return connection.execute(
+        rule.where(page.c.resolved_at_ms.is_(None), incident_item.c.incident_id == id_)
+    ).scalar_one()
+
+
 def _close_quiet(connection: Connection) -> Sequence[str]:
     closed = []
-    waiting = select(func.count()).select_from(incident_item).join(page, page.c.seq == incident_item.c.page_seq)
-    waiting = waiting.where(page.c.resolved_at_ms.is_(None))
     for one in _open(connection):
-        left = connection.execute(waiting.where(incident_item.c.incident_id == one.id)).scalar_one()
-        if over(one, left, now_ms()):
+        if over(one, _waiting(connection, one.id), now_ms()):
             _closed(connection, one.id, f"all being well for {QUIET_MS // 60_000} minutes")
             closed.append(one.id)
     return closed

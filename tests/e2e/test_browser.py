@@ -16,8 +16,8 @@ from playwright.sync_api import Locator, Page, sync_playwright
 from sqlalchemy import select
 
 from demo import stripe_faults
-from demo.__main__ import Api
 from demo.faults import Broken
+from demo.prefect_api import Api
 from demo.stack import Stack
 from runbook.ledger import Ledger
 from runbook.schema import entry

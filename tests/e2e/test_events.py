@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from demo.__main__ import Api
+from demo.prefect_api import Api
 from demo.stack import HOOKS_TOKEN, Stack
 from tests.e2e.test_prefect import until
 

@@ -16,7 +16,7 @@ import pytest
 
 import flows
 from demo import database_faults, stripe_faults
-from demo.__main__ import Api
+from demo.prefect_api import Api
 from demo.stack import BIN, ROOT, Stack
 from runbook.ledger import Ledger
 

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import select
 
 from demo import database_faults
-from demo.__main__ import Api
+from demo.prefect_api import Api
 from demo.stack import Stack
 from runbook.ledger import Ledger
 from runbook.schema import OPEN_STATES, fix, run

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from demo.__main__ import Api
+from demo.prefect_api import Api
 from demo.stack import Stack
 from runbook.ledger import Ledger
 from runbook.questions import EXPIRED
