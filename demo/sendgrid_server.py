@@ -19,7 +19,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from demo.serving import Served
-from demo.stripe_delivery import Breakable, Fault, Half, Hangup, pick
+from demo.stripe_delivery import Fault, Half, Hangup, pick
 
 __all__ = ["Fault", "SendGridServer"]
 
@@ -59,7 +59,7 @@ class SendGridServer:
         self.reset()
         self._lock = threading.Lock()
         routes = [Route("/{path:path}", self._serve, methods=["GET", "POST", "DELETE"])]
-        self._served = Served(Breakable(Starlette(routes=routes)), port)
+        self._served = Served(Starlette(routes=routes), port)
         self.url = self._served.url
 
     def reset(self) -> None:

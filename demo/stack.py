@@ -25,6 +25,7 @@ from demo.limits_app import SETTINGS as LIMIT_SETTINGS
 from demo.memory_fleet import Fleet
 from demo.openai_server import OpenAIServer
 from demo.paging_servers import PagerDuty, Slack
+from demo.population import SUBSCRIPTIONS, USERS
 from demo.postgres import Postgres
 from demo.scene import StandIn
 from demo.seed import seed
@@ -171,8 +172,18 @@ class Stack:
     gives the Prefect server a PostgreSQL of its own: on SQLite it stalls when events come in quick succession.
     """
 
-    def __init__(self, say: Say, folder: Path | None = None, *, events: bool = False, prefect: bool = True) -> None:
+    def __init__(
+        self,
+        say: Say,
+        folder: Path | None = None,
+        *,
+        events: bool = False,
+        prefect: bool = True,
+        users: int = USERS,
+        subscriptions: int = SUBSCRIPTIONS,
+    ) -> None:
         self.say, self.events, self.with_prefect = say, events, prefect
+        self.users, self.subscriptions = users, subscriptions
         self._exit = contextlib.ExitStack()
         made = tempfile.TemporaryDirectory(prefix="runbook-demo-", ignore_cleanup_errors=True)
         self.folder = (folder or Path(self._exit.enter_context(made))).resolve()
@@ -194,9 +205,10 @@ class Stack:
     def _start(self) -> None:
         with self.step("PostgreSQL, with the app's tables"):
             self.postgres = self._exit.enter_context(Postgres())
-            seed(self.postgres.url(user="postgres"))
+            seed(self.postgres.url(user="postgres"), self.users, self.subscriptions)
         with self.step("Stripe stand-in"):
-            self.stripe = self._exit.enter_context(StripeServer(test_keys={STRIPE_KEY}, webhook_secret=WEBHOOK_SECRET))
+            stripe = StripeServer(self.subscriptions, test_keys={STRIPE_KEY}, webhook_secret=WEBHOOK_SECRET)
+            self.stripe = self._exit.enter_context(stripe)
         with self.step("app stand-in"):
             self.app = self._exit.enter_context(
                 App(self.postgres.url(user="app"), WEBHOOK_SECRET, log_path=self.folder / "app.log")

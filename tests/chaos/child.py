@@ -1,0 +1,79 @@
+"""One run in a process of its own, which may be ended at a boundary; forked, so that it starts at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+from collections.abc import Mapping
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+
+import flows
+from runbook import settings
+from tests.chaos.boundaries import Point, watch
+
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["tests.chaos.child"])
+SECONDS = 150
+"""Only ends a run that would never end."""
+
+QUICK: Mapping[str, Mapping[str, Any]] = {
+    "pool-exhaustion": {"idle_seconds": 1, "wait_seconds": 1},
+    "failed-generations": {"pause_seconds": 0.05},
+    "memory-pressure": {"looks": 20, "window_seconds": 8, "high_seconds": 6},
+}
+"""Parameters beside the demo's with which nothing has to grow old; nobody holds before the second look either."""
+
+for name in flows.every():
+    flows.module(name)
+
+
+class Ended(NamedTuple):
+    """How a run ended: its exit code (-9 is ours), its report where it made one, the boundaries it passed."""
+
+    code: int | None
+    report: dict[str, Any]
+    passed: list[Point]
+
+
+def start(runbook: str, env: Mapping[str, str], folder: Path, at: Point | None = None) -> ForkServerProcess:
+    """A run of its own process that ends at ``at``; ``result`` waits for it."""
+    folder.mkdir()
+    one = context.Process(target=_live, args=(runbook, dict(env), str(folder), at))
+    one.start()
+    return one
+
+
+def result(one: ForkServerProcess, folder: Path) -> Ended:
+    """How it ended."""
+    one.join(SECONDS)
+    if one.is_alive():
+        one.kill()
+        one.join()
+    trace, said = folder / "trace", folder / "report.json"
+    lines = trace.read_text().splitlines() if trace.exists() else []
+    passed = [Point(*words[:3], int(words[3])) for words in (line.split("\t") for line in lines)]
+    return Ended(one.exitcode, json.loads(said.read_text()) if said.exists() else {}, passed)
+
+
+def run(runbook: str, env: Mapping[str, str], folder: Path, at: Point | None = None) -> Ended:
+    """``start`` and ``result``."""
+    return result(start(runbook, env, folder, at), folder)
+
+
+def _live(runbook: str, env: dict[str, str], folder: str, at: Point | None) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    settings.forget()
+    flow, module = flows.runbook(runbook), flows.module(runbook)
+    given = dict(settings.profile().parameters.get(runbook, {})) | dict(QUICK.get(runbook, {}))
+    given |= {"hold_seconds": 0} if "hold_seconds" in flow.parameters.properties else {}
+    watch(Path(folder) / "trace", at, module.HANDS)
+    report = asyncio.run(flow.fn(mode="auto", **given))
+    (Path(folder) / "report.json").write_text(report.model_dump_json())
