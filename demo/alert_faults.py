@@ -14,6 +14,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from demo.paging_servers import PagerDuty, Slack
+from demo.population import USERS
 from demo.scene import Fault, Lookalike, Scene
 from demo.stack import Stack
 from runbook.ledger import Ledger
@@ -64,7 +65,7 @@ def rotated(folder: Path, count: int, size: int = 8 * MIB, age_seconds: int = 86
 
 
 def break_alerts(stack: Stack) -> Scene:
-    """Errors for four minutes and one slow minute; rotated logs on a disk that the demo calls too full."""
+    """Errors for four minutes, and one slow minute."""
     now = int(time.time()) // 60
     log_lines(stack.app.log_path, range(now - 4, now), ERRORS, "report_export_failed")
     for minute in range(now - 5, now):
@@ -77,14 +78,19 @@ def break_alerts(stack: Stack) -> Scene:
         lambda: pagerduty.opened.count(KEY) == 1 and slack.text.count(f"runbook ack {KEY}") == 1,
     )
     blip = Lookalike("one slow minute of the API", lambda: not _paged(stack, "alert:api-p95"))
-    return Scene([paged, _fill_disk(stack)], [blip, *_logs_to_leave(stack)])
+    return Scene([paged], [blip])
+
+
+def break_disk(stack: Stack) -> Scene:
+    """Rotated logs on a disk that the demo calls too full."""
+    return Scene([_fill_disk(stack)], _logs_to_leave(stack))
 
 
 def _fill_disk(stack: Stack) -> Fault:
-    logs = rotated(stack.logs, 16)
+    logs = rotated(stack.logs, max(4, 16 * stack.users // USERS))
     # No demo fills a stranger's disk: it calls that much free too little which is free now, and a little more.
     room = shutil.disk_usage(stack.logs)
-    free_at = min(1.0, max(0.01, (room.free + 32 * MIB) / (room.used + room.free)))
+    free_at = min(1.0, max(0.01, (room.free + len(logs) * 2 * MIB) / (room.used + room.free)))
     with (stack.folder / "runbook.toml").open("a") as profile:
         profile.write(f"\n[parameters.full-disk]\nfree_at = {free_at:.6f}\n")
     return Fault(

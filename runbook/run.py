@@ -86,7 +86,7 @@ class Run:
         self._remaining = [*(self._remaining or ()), *findings]
 
     async def settle(self, hands: Mapping[str, Hand]) -> None:
-        """Look up what really became of fixes whose process died between intent and outcome."""
+        """Look up what really became of fixes whose process died between intent and proof."""
         for fix in self.ledger.unsettled(self.runbook, ACT_MS):
             if fix.action not in hands:
                 self.notice(

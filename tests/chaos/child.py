@@ -26,7 +26,9 @@ SECONDS = 150
 QUICK: Mapping[str, Mapping[str, Any]] = {
     "pool-exhaustion": {"idle_seconds": 1, "wait_seconds": 1},
     "failed-generations": {"pause_seconds": 0.05},
-    "memory-pressure": {"looks": 20, "window_seconds": 8, "high_seconds": 6},
+    "failed-payments": {"money_cap_cents": 10_000},  # auto may charge, so that a charge can be killed too
+    "memory-pressure": {"look_seconds": 0.3, "window_seconds": 7, "high_seconds": 6},
+    "slow-queries": {"slow_ms": 3, "window_seconds": 1},
 }
 """Parameters beside the demo's with which nothing has to grow old; nobody holds before the second look either."""
 

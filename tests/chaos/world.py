@@ -36,8 +36,8 @@ from tests.chaos import child
 from tests.chaos.boundaries import Point
 from tests.chaos.child import Ended
 
-USERS = 5_000
-"""As few as every scene does with: 200 drifted rows are 4% of them, and nobody mistakes that for a mass failure."""
+USERS = 3_000
+"""As few as every scene does with."""
 
 # What a runbook asks for by POST only to see something, or to tell a person, who may well hear it twice.
 NO_EFFECT = re.compile(
@@ -164,7 +164,7 @@ def world(runbook: str) -> Iterator[World]:
     with Stack(lambda _text: None, prefect=False, users=USERS, subscriptions=USERS) as stack:
         with psycopg.connect(stack.postgres.url(), autocommit=True) as owner:
             owner.execute(TRIGGERS)
-        broken = Broken(stack, only=runbook, with_payment=False)
+        broken = Broken(stack, only=runbook, with_payment=True, drifted=6, undelivered=3)
         try:
             if ready := READY.get(runbook):
                 wait_until(lambda: ready(stack.postgres), "the faults to be old enough")
