@@ -3,13 +3,14 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: demo up down test check bench docs clean help
+.PHONY: demo up down test check bench chaos docs clean help
 
 help:
 	@echo "make demo   break a real stack, watch it being found, fixed and proven (about two minutes)"
 	@echo "make up     the same stack kept running, with the Prefect UI; make down ends it"
 	@echo "make test   all tests, on real parts"
 	@echo "make check  lint, types, import contracts, generated docs"
+	@echo "make chaos  every runbook killed everywhere; the gate's adversary; each guard taken away (under 30 minutes)"
 	@echo "make bench  memory and time of the large reconcile"
 
 $(READY): requirements.lock pyproject.toml
@@ -41,6 +42,9 @@ docs: $(READY)
 bench: $(READY)
 	@$(PY) -m benchmarks.logs
 	@$(PY) -m benchmarks.reconcile
+
+chaos: $(READY)
+	@$(PY) -m tests.chaos $(ARGS)
 
 clean:
 	rm -rf .venv .demo

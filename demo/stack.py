@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -181,8 +181,9 @@ class Stack:
         prefect: bool = True,
         users: int = USERS,
         subscriptions: int = SUBSCRIPTIONS,
+        standins: Sequence[Callable[[], StandIn]] = STANDINS,
     ) -> None:
-        self.say, self.events, self.with_prefect = say, events, prefect
+        self.say, self.events, self.with_prefect, self._makers = say, events, prefect, standins
         self.users, self.subscriptions = users, subscriptions
         self._exit = contextlib.ExitStack()
         made = tempfile.TemporaryDirectory(prefix="runbook-demo-", ignore_cleanup_errors=True)
@@ -215,9 +216,8 @@ class Stack:
             )
             self.stripe.store.add_endpoint(f"{self.app.url}/api/subscription/webhook")
         self.standins: list[StandIn] = []
-        if STANDINS:
-            with self.step("vendors' stand-ins"):
-                self.standins += [self._exit.enter_context(make()) for make in STANDINS]
+        with self.step("vendors' stand-ins"):
+            self.standins += [self._exit.enter_context(make()) for make in self._makers]
         self.hooks_port = free_port()
         self.hooks_url = f"http://127.0.0.1:{self.hooks_port}"
         shutil.copy(PROFILE, self.folder / "runbook.toml")

@@ -116,7 +116,8 @@ async def failed_generations(
         if run.findings and run.mode is not Mode.observe:
             await asyncio.sleep(hold_seconds)
             after = await look(run, at, began, began if _acted(run) else since)
-            run.remains([*detect(after, at), *log.detect_lost(await _still(run, at, lost))])
+            still = await _still(run, at, lost)
+            run.remains([*detect(after, at), *log.detect_lost(still, log.tried_targets(run.ledger))])
     return run.result()
 
 
@@ -201,15 +202,17 @@ def _acted(run: Run) -> bool:
 
 
 async def _requeue(run: Run, seen: Generation, at: Bounds, since_ms: int) -> list[log.Lost]:
-    """Queue lost generations again, once the model in force writes; those that were found."""
+    """Queue lost generations again, once the model in force writes, each once; those that were found."""
     if not (settings().runbook_ai_requeue_command and seen.writes):
         return []
     heard = await _hear(run, since_ms, at)
-    lost = log.to_requeue(heard, log.tried_targets(run.ledger)) if heard else []
-    run.found(log.detect_lost(lost))
-    permit = await gate.ask(run, log.plan_requeue(lost))
+    if heard is None:
+        return []
+    tried = log.tried_targets(run.ledger)
+    run.found(log.detect_lost(heard.lost, tried))
+    permit = await gate.ask(run, log.plan_requeue(log.to_requeue(heard, tried)))
     await permit.apply(HANDS)
-    return lost
+    return list(heard.lost)
 
 
 async def _still(run: Run, at: Bounds, lost: list[log.Lost]) -> list[log.Lost]:

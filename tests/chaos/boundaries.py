@@ -1,4 +1,4 @@
-"""Every boundary a run passes, and how to end its process at one of them: loaded into the process that is to die.
+"""Every boundary a run passes, and what befalls its process at one of them: loaded into the process that is to die.
 
 A boundary is the moment right before or right after something that others can see: a step, a transaction of the
 ledger, a request, a statement, a program, a signal, a change of a file. Right after a request is after the server
@@ -13,9 +13,11 @@ import functools
 import http.client
 import os
 import re
+import resource
 import signal
 import smtplib
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -31,6 +33,7 @@ from runbook.permit import Hand
 from runbook.step import Step
 
 END = (os.getpid, os.kill)  # ours, from before anything is wrapped
+KILL, STOP, FULL = "kill", "stop", "full"
 COLUMNS = ("open", "read", "find", "gate", "intent", "act", "outcome", "proof", "close")
 NUMBER = re.compile(r"[^/]*\d[^/]*|[^/]*(?:@|%40)[^/]*")
 
@@ -48,12 +51,33 @@ class Point(NamedTuple):
         return self.column, self.when, self.what
 
 
-class Watch:
-    """Notes every boundary in ``trace``, one a line, and ends this process by SIGKILL at ``at``."""
+def befall(deed: str) -> None:
+    """Do it to this process: ``kill``, ``stop`` (until somebody says go on), ``full`` (no file grows any more), or
+    turn its clock by so many seconds."""
+    match deed:
+        case "kill":
+            END[1](END[0](), signal.SIGKILL)
+        case "stop":
+            END[1](END[0](), signal.SIGSTOP)
+        case "full":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        case seconds:
+            turn_clock(int(seconds))
 
-    def __init__(self, trace: Path, at: Point | None, hands: dict[str, Hand]) -> None:
+
+def turn_clock(seconds: int) -> None:
+    """From here on this process has another time; the world has not."""
+    plain, plain_ns = time.time, time.time_ns
+    time.time = lambda: plain() + seconds
+    time.time_ns = lambda: plain_ns() + seconds * 1_000_000_000
+
+
+class Watch:
+    """Notes every boundary in ``trace``, one a line, and does ``deed`` to this process at ``at``."""
+
+    def __init__(self, trace: Path, at: Point | None, deed: str, hands: dict[str, Hand]) -> None:
         self.trace = os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self.at, self.passed = at, Counter[tuple[str, str, str]]()
+        self.at, self.deed, self.passed = at, deed, Counter[tuple[str, str, str]]()
         self.acts = {hand.act.__name__ for hand in hands.values() if isinstance(hand.act, Step)}
         self.looks = {hand.look_up.__name__ for hand in hands.values() if isinstance(hand.look_up, Step)}
         self.step: ContextVar[str] = ContextVar("step", default="")
@@ -63,9 +87,12 @@ class Watch:
         kind = (column or self.column(), when, what)
         self.passed[kind] += 1
         here = Point(*kind, self.passed[kind])
-        os.write(self.trace, ("\t".join(map(str, here)) + "\n").encode())
+        if self.trace >= 0:
+            os.write(self.trace, ("\t".join(map(str, here)) + "\n").encode())
         if here == self.at:
-            END[1](END[0](), signal.SIGKILL)
+            if self.deed == FULL:
+                self.trace = -1  # it could not grow either
+            befall(self.deed)
 
     def column(self) -> str:
         """Where an outside call belongs, by the step it is made in."""
@@ -83,9 +110,9 @@ class Watch:
         return f"{step}: {what}" if step else what
 
 
-def watch(trace: Path, at: Point | None, hands: dict[str, Hand]) -> None:
+def watch(trace: Path, at: Point | None, deed: str, hands: dict[str, Hand]) -> None:
     """Wrap everything of this process that a boundary can be seen at."""
-    one = Watch(trace, at, hands)
+    one = Watch(trace, at, deed, hands)
     _steps(one)
     _ledger(one)
     _http(one)

@@ -16,7 +16,7 @@ os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
 
 import flows
 from runbook import settings
-from tests.chaos.boundaries import Point, watch
+from tests.chaos.boundaries import KILL, Point, turn_clock, watch
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.chaos.child"])
@@ -44,10 +44,20 @@ class Ended(NamedTuple):
     passed: list[Point]
 
 
-def start(runbook: str, env: Mapping[str, str], folder: Path, at: Point | None = None) -> ForkServerProcess:
-    """A run of its own process that ends at ``at``; ``result`` waits for it."""
+class Life(NamedTuple):
+    """How a run is to go: its mode, what befalls it at which boundary, how far its clock is ahead, or under Prefect."""
+
+    mode: str = "auto"
+    at: Point | None = None
+    deed: str = KILL
+    ahead_seconds: int = 0
+    under_prefect: bool = False
+
+
+def start(runbook: str, env: Mapping[str, str], folder: Path, life: Life) -> ForkServerProcess:
+    """A run in a process of its own; ``result`` waits for it."""
     folder.mkdir()
-    one = context.Process(target=_live, args=(runbook, dict(env), str(folder), at))
+    one = context.Process(target=_live, args=(runbook, dict(env), str(folder), life))
     one.start()
     return one
 
@@ -64,18 +74,18 @@ def result(one: ForkServerProcess, folder: Path) -> Ended:
     return Ended(one.exitcode, json.loads(said.read_text()) if said.exists() else {}, passed)
 
 
-def run(runbook: str, env: Mapping[str, str], folder: Path, at: Point | None = None) -> Ended:
-    """``start`` and ``result``."""
-    return result(start(runbook, env, folder, at), folder)
-
-
-def _live(runbook: str, env: dict[str, str], folder: str, at: Point | None) -> None:
+def _live(runbook: str, env: dict[str, str], folder: str, life: Life) -> None:
     os.environ.clear()
     os.environ.update(env)
     settings.forget()
+    if not os.environ.get("RUNBOOK_DEBUG"):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what it says when it dies belongs to nobody
     flow, module = flows.runbook(runbook), flows.module(runbook)
-    given = dict(settings.profile().parameters.get(runbook, {})) | dict(QUICK.get(runbook, {}))
+    given = {"mode": life.mode, **settings.profile().parameters.get(runbook, {}), **QUICK.get(runbook, {})}
     given |= {"hold_seconds": 0} if "hold_seconds" in flow.parameters.properties else {}
-    watch(Path(folder) / "trace", at, module.HANDS)
-    report = asyncio.run(flow.fn(mode="auto", **given))
-    (Path(folder) / "report.json").write_text(report.model_dump_json())
+    if life.ahead_seconds:
+        turn_clock(life.ahead_seconds)
+    said = Path(folder) / "report.json"
+    watch(Path(folder) / "trace", life.at, life.deed, module.HANDS)
+    report = asyncio.run(flow(**given) if life.under_prefect else flow.fn(**given))
+    said.write_text(report.model_dump_json())

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
@@ -25,16 +25,16 @@ from demo.openai_server import OpenAIServer
 from demo.postgres import Postgres
 from demo.serving import Served
 from demo.smtp_server import SmtpServer
-from demo.stack import Stack
+from demo.stack import STANDINS, Stack
 from runbook import chain
 from runbook.errors import NotPermitted
 from runbook.ledger import Ledger, as_fix
 from runbook.model import Fix, FixState
 from runbook.permit import Permit
+from runbook.schema import entry
 from runbook.schema import fix as table
 from tests.chaos import child
-from tests.chaos.boundaries import Point
-from tests.chaos.child import Ended
+from tests.chaos.child import Ended, Life
 
 USERS = 3_000
 """As few as every scene does with."""
@@ -43,6 +43,7 @@ USERS = 3_000
 NO_EFFECT = re.compile(
     r"/v3/mail/send|/chat/completions|/api/auth/|/api/subscription/webhook|chat\.postMessage|/v2/enqueue|^POST /services/"
 )
+SETTLES = (FixState.intended.value, FixState.applied.value)
 DDL = re.compile(r"\[\d+\] LOG:  (?:statement|execute [^:]*): (?P<said>(?:CREATE|DROP|ALTER)\b.*)")
 ENDED = re.compile(r"\[(?P<pid>\d+)\] (?:FATAL|ERROR):  (?P<said>terminating connection due to administrator command|"
                    r"canceling statement due to user request)")  # fmt: skip
@@ -84,17 +85,19 @@ class World:
     broken: Broken
     since: int
     numbers: Iterator[int]
+    more: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def env(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH") if name in os.environ}
-        return kept | self.stack.env()
+        return kept | self.stack.env() | dict(self.more)
 
     def folder(self) -> Path:
         return self.stack.folder / f"run-{next(self.numbers)}"
 
-    def run(self, at: Point | None = None, **env: str) -> Ended:
-        return child.run(self.runbook, self.env | env, self.folder(), at)
+    def run(self, life: Life = Life()) -> Ended:  # noqa: B008 - a frozen value
+        folder = self.folder()
+        return child.result(child.start(self.runbook, self.env, folder, life), folder)
 
     def ledger(self) -> Ledger:
         return Ledger(self.env["RUNBOOK_LEDGER_URL"])
@@ -117,9 +120,9 @@ class World:
         found.update({f"charge {bill}": times for bill, times in self.stack.stripe.store.tries.items()})
         found.update(f"mail to {', '.join(to)}" for to in self.stack.standin(SmtpServer).mails)
         found.update(f"queued {name}" for name in self.stack.standin(OpenAIServer).queue.read_text().split())
-        fleet = self.stack.standin(Fleet)
-        for one in [*fleet.instances, *([fleet.stranger] if fleet.there else [])]:
-            found[f"restart of the instance on {one.port}"] += one.starts - 1
+        for fleet in (one for one in self.stack.standins if isinstance(one, Fleet) and one.there):
+            for one in (*fleet.instances, fleet.stranger):
+                found[f"restart of the instance on {one.port}"] += one.starts - 1
         return found
 
     def _in_the_log(self) -> Counter[str]:
@@ -138,12 +141,23 @@ class World:
         finally:
             book.engine.dispose()
 
+    def unseen(self) -> list[str]:
+        """Fixes that were looked for and could not be seen, in words."""
+        book = self.ledger()
+        looked = select(entry.c.fix_id).where(entry.c.kind == "unseen")
+        rule = select(table.c.action, table.c.target).where(table.c.state.in_(SETTLES), table.c.id.in_(looked))
+        try:
+            with book.read() as connection:
+                return [f"{one.action} {one.target}" for one in connection.execute(rule)]
+        finally:
+            book.engine.dispose()
+
 
 def _of_ledger(book: Ledger) -> list[str]:
     with book.read() as connection:
         checked = chain.verify(connection)
         rows = connection.execute(select(table).order_by(table.c.seq)).mappings().all()
-    open_ones = {FixState.granted.value, FixState.intended.value, FixState.applied.value}
+    open_ones = {FixState.granted.value, *SETTLES}
     problems = [f"the chain is broken at {checked.broken}"] if checked.broken else []
     problems += [f"left {one['state']}: {one['action']} {one['target']}" for one in rows if one["state"] in open_ones]
     problems += [f"usable again: {one.id} {one.action}" for one in map(as_fix, rows) if _opens(book, one)]
@@ -161,7 +175,9 @@ def _opens(book: Ledger, one: Fix) -> bool:
 @contextmanager
 def world(runbook: str) -> Iterator[World]:
     """A stack of its own, broken for this runbook."""
-    with Stack(lambda _text: None, prefect=False, users=USERS, subscriptions=USERS) as stack:
+    # Three Node processes are much where nobody asks for them.
+    makers = [one for one in STANDINS if one is not Fleet or runbook == "memory-pressure"]
+    with Stack(lambda _said: None, prefect=False, users=USERS, subscriptions=USERS, standins=makers) as stack:
         with psycopg.connect(stack.postgres.url(), autocommit=True) as owner:
             owner.execute(TRIGGERS)
         broken = Broken(stack, only=runbook, with_payment=True, drifted=6, undelivered=3)
