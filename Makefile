@@ -3,7 +3,7 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: demo up down test check bench chaos docs clean help
+.PHONY: demo up down test check corpus chaos mutations bench docs screenshots kill-9 clean help
 
 help:
 	@echo "make demo   break a real stack, watch it being found, fixed and proven (about two minutes)"
@@ -11,7 +11,9 @@ help:
 	@echo "make test   all tests, on real parts"
 	@echo "make check  lint, types, import contracts, generated docs"
 	@echo "make chaos  every runbook killed everywhere; the gate's adversary; each guard taken away (under 30 minutes)"
-	@echo "make bench  memory and time of the large reconcile"
+	@echo "make corpus how often each runbook mends, and how often it acts on what only looks broken"
+	@echo "make bench  webhook to fix beside a stock worker, webhooks a second, the large log, the large reconcile"
+	@echo "make kill-9 kill every part at random moments under a stream of webhooks; writes docs/kill-9.md"
 
 $(READY): requirements.lock pyproject.toml
 	@sh .ci/venv
@@ -39,7 +41,18 @@ check: $(READY)
 docs: $(READY)
 	@$(PY) -m docs.generate
 
+kill-9: $(READY)
+	@$(PY) -m benchmarks.kill_9
+
+screenshots: $(READY)
+	@RUNBOOK_SCREENSHOTS=docs $(PY) -m pytest -q tests/e2e/test_browser.py
+
+corpus: $(READY)
+	@$(PY) -m tests.corpus $(if $(WRITE),--write)
+
 bench: $(READY)
+	@$(PY) -m benchmarks.ways
+	@$(PY) -m benchmarks.ingress
 	@$(PY) -m benchmarks.logs
 	@$(PY) -m benchmarks.reconcile
 

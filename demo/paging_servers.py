@@ -1,4 +1,4 @@
-"""Stand-ins for PagerDuty's Events API and a Slack webhook: they keep what they were told, and fail when told to."""
+"""Stand-ins for PagerDuty's Events API, Slack's and a plain webhook: they keep what they hear, and fail on demand."""
 
 from __future__ import annotations
 
@@ -151,4 +151,24 @@ class Slack(_Recorder):
             return PlainTextResponse("no_text", 400)
         with self._lock:
             self.messages.append(message)
+        return PlainTextResponse("ok")
+
+
+class PlainHook(_Recorder):
+    """Any service that takes JSON by POST, in the form Apprise sends to ``json://``."""
+
+    def __init__(self) -> None:
+        super().__init__("/hook", self._message)
+
+    def __enter__(self) -> PlainHook:
+        self._served.start()
+        return self
+
+    def env(self) -> Mapping[str, str]:
+        """The setting that sends messages here."""
+        return {"RUNBOOK_NOTIFY_URLS": f"json{self.url.removeprefix('http')}/hook?rto=1"}
+
+    def _message(self, body: bytes) -> Response:
+        with self._lock:
+            self.messages.append(json.loads(body))
         return PlainTextResponse("ok")

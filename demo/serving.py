@@ -46,11 +46,12 @@ class Served:
             await send(message)
 
         if scope["type"] != "http":
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
         # Some answers reach the connection itself, which uvicorn tells nobody but its own ``send``.
         scope.setdefault("state", {})["transport"] = send.__self__.transport
         reads = scope["method"] in {"GET", "HEAD", "OPTIONS"}
-        return await self._app(scope, receive, send if reads else sent)
+        await self._app(scope, receive, send if reads else sent)
 
     def stop(self) -> None:
         """Close the port and end the thread."""

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 
 # The command must work with Prefect down, and a person reads stderr: its own log lines only get in the way.
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
@@ -17,7 +18,7 @@ os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
 
 import typer
 
-from deployments.commands import ledger, person, runs, setup
+from deployments.commands import incident, ledger, person, runs, setup
 from runbook.errors import RunbookError
 from runbook.mask import mask
 from runbook.model import Outcome
@@ -25,7 +26,7 @@ from runbook.model import Outcome
 app = typer.Typer(
     name="runbook", help=__doc__, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False
 )
-for part in (setup, runs, person, ledger):
+for part in (setup, runs, person, incident, ledger):
     app.add_typer(part.app)
 
 
@@ -48,7 +49,7 @@ def main() -> None:
 
 def _fail(text: str, code: int) -> None:
     if os.environ.get("RUNBOOK_DEBUG"):
-        logging.getLogger("runbook").exception("details")
+        sys.stderr.write(str(mask(traceback.format_exc())))
     line = str(mask(text))
     if "--json" in sys.argv:
         sys.stdout.write(

@@ -10,14 +10,17 @@ from typing import cast
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 from prefect.states import Completed, Failed
+from sqlalchemy import select
 
-from runbook import artifacts, licence, outbox, recorder
+from runbook import artifacts, incidents, licence, outbox, postmortem, questions, recorder
 from runbook.errors import NotConfigured, RunbookError
 from runbook.ledger import ledger, now_ms
 from runbook.mask import mask
 from runbook.model import Finding, Fix, FixState, Frozen, Json, Mode, Outcome, Report
 from runbook.permit import Hand, settle
+from runbook.process import is_dead
 from runbook.recorder import Snapshot
+from runbook.schema import run as table
 from runbook.settings import settings
 
 ACT_MS = 120_000
@@ -38,7 +41,7 @@ class Run:
     """``async with Run(...)``: writes the run to the ledger, turns typed errors into a refused report.
 
     ``mode`` is lowered to the ceiling ``RUNBOOK_MODE``. After the block ``result()`` is the report. ``pages`` is False
-    for a run that does not look at all its runbook looks at: what it does not find says nothing.
+    for a run whose findings are no incident, or that does not look at all its runbook looks at.
     """
 
     def __init__(self, runbook: str, mode: Mode, *, pages: bool = True) -> None:
@@ -54,6 +57,7 @@ class Run:
         self._started = time.monotonic()
         self.id = ""
         self.report: Report | None = None
+        self.asks: questions.Question | None = None
         if self.mode is not asked:
             self.notices.append(f"mode {asked} lowered to {self.mode}: RUNBOOK_MODE is the ceiling")
 
@@ -62,14 +66,30 @@ class Run:
             self.mode = Mode.approve
             step = f"runbook drill {self.runbook}, or RUNBOOK_LICENCE_DAYS=0"
             self.notices.append(f"mode auto lowered to approve: {found.why}. Next: {step}")
-        self.id = self.ledger.open_run(self.runbook, self.mode)
+        context = FlowRunContext.get()
+        flow_run = str(context.flow_run.id) if context is not None and context.flow_run is not None else ""
+        self.id = questions.go_on(self.ledger, flow_run, self.mode) or self.ledger.open_run(self.runbook, self.mode)
+        for text in questions.expire(self.ledger):
+            self.notice(text)
+        self._close_dead()
         return self
+
+    def _close_dead(self) -> None:
+        """Write that runs of this runbook have ended whose process is gone: it could not do so itself."""
+        open_runs = select(table.c.id, table.c.owner).where(table.c.runbook == self.runbook, table.c.outcome.is_(None))
+        with self.ledger.read() as connection:
+            rows = connection.execute(open_runs).all()
+        for row in rows:
+            if row.id != self.id and is_dead(row.owner):
+                self.ledger.close_run(row.id, "crashed", {"error": "its process is gone"})
 
     def found(self, findings: Sequence[Finding]) -> None:
         """Keep what is wrong, masked, here and in the ledger."""
         masked = [Finding(**mask(one.model_dump(mode="json"))) for one in findings]
         self.findings += masked
         self.ledger.found(self.id, masked)
+        if self._pages:
+            incidents.found(self.ledger, self.id, self.runbook, masked)
 
     def saw(self, stage: str, reading: Frozen | Sequence[Frozen], *, sick: bool, **parameters: Json) -> None:
         """Keep what was read, and the parameters it was judged by, for ``runbook backtest``."""
@@ -101,21 +121,25 @@ class Run:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> bool:
+        if isinstance(error, Pause) and self.asks is not None:
+            questions.asked(self.ledger, self.id, self.asks)
+            return False
         if error is not None and not isinstance(error, RunbookError):
-            self.ledger.close_run(
-                self.id,
-                "waiting" if isinstance(error, Pause) else "crashed",
-                {"error": kind.__name__ if kind else ""},
-            )
+            self.ledger.close_run(self.id, "crashed", {"error": kind.__name__ if kind else ""})
             return False
         if isinstance(error, RunbookError):
             self._reason, self._not_configured = str(mask(str(error))), isinstance(error, NotConfigured)
         report = self._report()
+        news: Sequence[str] = ()
         if self._pages:
             outbox.tell(self.ledger, report)
+            news = incidents.ended(self.ledger, report)
         sealed_by = self.ledger.close_run(self.id, report.outcome, report.as_json())
         self.report = report.model_copy(update={"sealed_by": sealed_by})
         await artifacts.publish(self.report)
+        if FlowRunContext.get() is not None:
+            for one in news:
+                await artifacts.page(one.replace("inc_", "incident-"), postmortem.draft(self.ledger, one), self.id)
         return True
 
     def result(self) -> Report:

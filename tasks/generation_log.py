@@ -133,9 +133,9 @@ def tried_targets(book: Ledger) -> set[str]:
         return {row.target for row in connection.execute(rule)}
 
 
-def to_requeue(heard: Heard, tried: Collection[str]) -> list[Lost]:
+def to_requeue(lost: Sequence[Lost], tried: Collection[str]) -> list[Lost]:
     """Lost generations, the oldest first, that were never queued again."""
-    return [one for one in sorted(heard.lost, key=lambda one: one.at_ms) if f"generation {one.id}" not in tried]
+    return [one for one in sorted(lost, key=lambda one: one.at_ms) if f"generation {one.id}" not in tried]
 
 
 def detect_lost(lost: Sequence[Lost], tried: Collection[str]) -> list[Finding]:

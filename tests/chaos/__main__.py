@@ -79,7 +79,9 @@ def figures(verdicts: Sequence[Verdict], what: str) -> list[str]:
     bad = [line(one) for one in verdicts if one.problems]
     why = Counter(f"{one.runbook}: {one.explained}" for one in verdicts if one.explained)
     counted = sum(one.effects for one in verdicts)
-    lines = [f"{len(verdicts)} {what}; {counted:,} effects counted, {doubled} of them doubled; {len(bad)} with a problem."]
+    lines = [
+        f"{len(verdicts)} {what}; {counted:,} effects counted, {doubled} of them doubled; {len(bad)} with a problem."
+    ]
     if why:
         lines += ["", "Left undone by the next runs, each with the reason it gives:", ""]
         lines += [f"- {text} ({times}×)" for text, times in sorted(why.items())]
@@ -99,7 +101,9 @@ def runs(names: Sequence[str], most: int, workers: int) -> tuple[list[str], bool
         disturbed = judged(pool, disturb.disturb, cases)
     lines = ["## Killed", "", *matrix(COLUMNS, traced, crashed), "", *figures(crashed, "kills")]
     lines += ["", "## Disturbed", "", *matrix([*disturb.DEEDS], traced, disturbed), ""]
-    return [*lines, *figures(disturbed, "disturbances")], not any(one.problems for one in (*traced, *crashed, *disturbed))
+    return [*lines, *figures(disturbed, "disturbances")], not any(
+        one.problems for one in (*traced, *crashed, *disturbed)
+    )
 
 
 def program(words: Sequence[str], **env: str) -> bool:
@@ -119,7 +123,7 @@ vendors' servers, the SMTP server, what keeps processes running), each fault is 
 look-alike was touched, the ledger's chain is whole, no fix is left granted, intended or unproven, and no permit opens
 a hand again.
 
-Of each kind of boundary the first and the last are taken, thinned out to {most} for one runbook, where it acts the least.
+Of each kind of boundary the first and the last are taken, thinned out to {most} for one runbook where it acts the least.
 The columns say where in a run it was; the cells how many points were killed there.
 """
     return "\n".join([head, *lines]) + "\n"

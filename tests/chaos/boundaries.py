@@ -13,7 +13,6 @@ import functools
 import http.client
 import os
 import re
-import resource
 import signal
 import smtplib
 import subprocess
@@ -26,14 +25,16 @@ from typing import Any, NamedTuple
 
 import httpx
 import psycopg
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
-from runbook.ledger import Ledger
+from runbook.ledger import Ledger, ledger
 from runbook.permit import Hand
 from runbook.step import Step
 
 END = (os.getpid, os.kill)  # ours, from before anything is wrapped
-KILL, STOP, FULL = "kill", "stop", "full"
+KILL, STOP, FULL, READ_ONLY = "kill", "stop", "full", "read-only"
+LEDGER = {FULL: "PRAGMA max_page_count = 1", READ_ONLY: "PRAGMA query_only = 1"}
+"""What makes SQLite itself refuse every write to come."""
 COLUMNS = ("open", "read", "find", "gate", "intent", "act", "outcome", "proof", "close")
 NUMBER = re.compile(r"[^/]*\d[^/]*|[^/]*(?:@|%40)[^/]*")
 
@@ -52,15 +53,15 @@ class Point(NamedTuple):
 
 
 def befall(deed: str) -> None:
-    """Do it to this process: ``kill``, ``stop`` (until somebody says go on), ``full`` (no file grows any more), or
-    turn its clock by so many seconds."""
+    """Do it to this process: ``kill``, ``stop`` (until somebody says go on), make the ledger ``full`` or ``read-only``,
+    or turn the clock by so many seconds."""
     match deed:
         case "kill":
             END[1](END[0](), signal.SIGKILL)
         case "stop":
             END[1](END[0](), signal.SIGSTOP)
-        case "full":
-            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        case "full" | "read-only":
+            event.listen(ledger().engine, "checkout", lambda raw, _record, _proxy: raw.execute(LEDGER[deed]))
         case seconds:
             turn_clock(int(seconds))
 
@@ -87,11 +88,8 @@ class Watch:
         kind = (column or self.column(), when, what)
         self.passed[kind] += 1
         here = Point(*kind, self.passed[kind])
-        if self.trace >= 0:
-            os.write(self.trace, ("\t".join(map(str, here)) + "\n").encode())
+        os.write(self.trace, ("\t".join(map(str, here)) + "\n").encode())
         if here == self.at:
-            if self.deed == FULL:
-                self.trace = -1  # it could not grow either
             befall(self.deed)
 
     def column(self) -> str:
@@ -140,7 +138,8 @@ def _ledger(one: Watch) -> None:
 
     @contextlib.contextmanager
     def write(book: Ledger) -> Iterator[Connection]:
-        token = one.noted.set(noted := set())
+        noted: set[str] = set()
+        token = one.noted.set(noted)
         try:
             with plain_write(book) as connection:
                 yield connection

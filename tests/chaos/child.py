@@ -70,7 +70,7 @@ def result(one: ForkServerProcess, folder: Path) -> Ended:
         one.join()
     trace, said = folder / "trace", folder / "report.json"
     lines = trace.read_text().splitlines() if trace.exists() else []
-    passed = [Point(*words[:3], int(words[3])) for words in (line.split("\t") for line in lines)]
+    passed = [Point(column, when, what, int(nth)) for column, when, what, nth in (line.split("\t") for line in lines)]
     return Ended(one.exitcode, json.loads(said.read_text()) if said.exists() else {}, passed)
 
 

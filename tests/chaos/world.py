@@ -18,7 +18,7 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import select
 
-from demo.database_faults import waited, wait_until, youngest_idle
+from demo.database_faults import wait_until, waited, youngest_idle
 from demo.faults import Broken
 from demo.memory_fleet import Fleet
 from demo.openai_server import OpenAIServer
@@ -41,7 +41,7 @@ USERS = 3_000
 
 # What a runbook asks for by POST only to see something, or to tell a person, who may well hear it twice.
 NO_EFFECT = re.compile(
-    r"/v3/mail/send|/chat/completions|/api/auth/|/api/subscription/webhook|chat\.postMessage|/v2/enqueue|^POST /services/"
+    r"/v3/mail/send|/chat/completions|/api/auth/|/api/subscription/webhook|chat\.postMessage|/v2/enqueue|/services/"
 )
 SETTLES = (FixState.intended.value, FixState.applied.value)
 DDL = re.compile(r"\[\d+\] LOG:  (?:statement|execute [^:]*): (?P<said>(?:CREATE|DROP|ALTER)\b.*)")
@@ -89,7 +89,9 @@ class World:
 
     @property
     def env(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH") if name in os.environ}
+        kept = {
+            name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH") if name in os.environ
+        }
         return kept | self.stack.env() | dict(self.more)
 
     def folder(self) -> Path:
@@ -182,6 +184,8 @@ def world(runbook: str) -> Iterator[World]:
             owner.execute(TRIGGERS)
         broken = Broken(stack, only=runbook, with_payment=True, drifted=6, undelivered=3)
         try:
+            mine = any(one.runbook == runbook for one in broken.faults)
+            assert mine, f"{runbook} has no fault to be killed at: add its scene to demo.faults.SCENES"
             if ready := READY.get(runbook):
                 wait_until(lambda: ready(stack.postgres), "the faults to be old enough")
             since = len((stack.postgres.data / "server.log").read_text(errors="replace"))
