@@ -26,7 +26,6 @@ WRITERS = 14
 
 SCENES: Mapping[str, Callable[[Stack], Scene]] = {
     "alert-watch": break_alerts,
-    "full-disk": break_disk,
     "failed-generations": break_generation,
     "undelivered-email": break_mail,
     "memory-pressure": break_memory,

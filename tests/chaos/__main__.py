@@ -101,9 +101,8 @@ def runs(names: Sequence[str], most: int, workers: int) -> tuple[list[str], bool
         disturbed = judged(pool, disturb.disturb, cases)
     lines = ["## Killed", "", *matrix(COLUMNS, traced, crashed), "", *figures(crashed, "kills")]
     lines += ["", "## Disturbed", "", *matrix([*disturb.DEEDS], traced, disturbed), ""]
-    return [*lines, *figures(disturbed, "disturbances")], not any(
-        one.problems for one in (*traced, *crashed, *disturbed)
-    )
+    problems = [one.problems for one in traced] + [one.problems for one in [*crashed, *disturbed]]
+    return [*lines, *figures(disturbed, "disturbances")], not any(problems)
 
 
 def program(words: Sequence[str], **env: str) -> bool:
