@@ -122,6 +122,7 @@ class World:
         found.update({f"charge {bill}": times for bill, times in self.stack.stripe.store.tries.items()})
         found.update(f"mail to {', '.join(to)}" for to in self.stack.standin(SmtpServer).mails)
         found.update(f"queued {name}" for name in self.stack.standin(OpenAIServer).queue.read_text().split())
+        found.update(f"packed {path.name}" for path in self.stack.logs.glob("*.gz"))
         for fleet in (one for one in self.stack.standins if isinstance(one, Fleet) and one.there):
             for one in (*fleet.instances, fleet.stranger):
                 found[f"restart of the instance on {one.port}"] += one.starts - 1
