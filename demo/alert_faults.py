@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -22,6 +23,10 @@ from runbook.schema import page
 ERRORS = 8
 MIB = 1024 * 1024
 KEY = "alert:error-rate"
+LOGS = 24
+DISK = 320 * MIB
+SHORT = 16 * MIB
+"""So much more than is free must be free; the rest of the logs' room is for what others write there meanwhile."""
 
 
 def at(minute: int, second: float = 0.0) -> str:
@@ -64,7 +69,7 @@ def rotated(folder: Path, count: int, size: int = 8 * MIB, age_seconds: int = 86
 
 
 def break_alerts(stack: Stack) -> Scene:
-    """Errors for four minutes and one slow minute; rotated logs on a disk that the demo calls too full."""
+    """Errors for four minutes, and one slow minute."""
     now = int(time.time()) // 60
     log_lines(stack.app.log_path, range(now - 4, now), ERRORS, "report_export_failed")
     for minute in range(now - 5, now):
@@ -74,29 +79,46 @@ def break_alerts(stack: Stack) -> Scene:
         "errors for four minutes in the app's log: one page",
         "alert-watch",
         (),
-        lambda: pagerduty.opened.count(KEY) == 1 and slack.text.count(f"runbook ack {KEY}") == 1,
+        lambda: pagerduty.triggers(KEY) == 1 and slack.text.count(f"runbook ack {KEY}") == 1,
     )
     blip = Lookalike("one slow minute of the API", lambda: not _paged(stack, "alert:api-p95"))
-    return Scene([paged, _fill_disk(stack)], [blip, *_logs_to_leave(stack)])
+    return Scene([paged], [blip])
+
+
+def break_disk(stack: Stack) -> Scene:
+    """Rotated logs on a disk short of room: one of its own where the demo may mount one, else the one it is on."""
+    own = _mounted(stack.logs)
+    return Scene([_fill_disk(stack)], _logs_to_leave(stack), close=lambda: _unmount(stack.logs) if own else None)
+
+
+def _mounted(folder: Path) -> bool:
+    folder.mkdir(exist_ok=True)
+    words = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]
+    return os.geteuid() == 0 and subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+def _unmount(folder: Path) -> None:
+    subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
 
 
 def _fill_disk(stack: Stack) -> Fault:
-    logs = rotated(stack.logs, 16)
+    logs = rotated(stack.logs, LOGS)
     # No demo fills a stranger's disk: it calls that much free too little which is free now, and a little more.
     room = shutil.disk_usage(stack.logs)
-    free_at = min(1.0, max(0.01, (room.free + 32 * MIB) / (room.used + room.free)))
+    free_at = min(1.0, max(0.01, (room.free + SHORT) / (room.used + room.free)))
     with (stack.folder / "runbook.toml").open("a") as profile:
         profile.write(f"\n[parameters.full-disk]\nfree_at = {free_at:.6f}\n")
-    return Fault(
-        f"{len(logs)} rotated logs on a disk short of room",
-        "full-disk",
-        ("archive_log",),
-        lambda: all(not one.exists() and one.with_name(f"{one.name}.gz").exists() for one in logs),
-    )
+
+    def mended() -> bool:
+        now = shutil.disk_usage(stack.logs)
+        packed = [one for one in logs if not one.exists() and one.with_name(f"{one.name}.gz").exists()]
+        return bool(packed) and (now.free / (now.used + now.free) >= free_at or len(packed) == len(logs))
+
+    return Fault(f"{len(logs)} rotated logs on a disk short of room", "full-disk", ("archive_log",), mended)
 
 
 def _logs_to_leave(stack: Stack) -> list[Lookalike]:
-    live, fresh = stack.logs / "web.log", stack.logs / "web.log.17"
+    live, fresh = stack.logs / "web.log", stack.logs / f"web.log.{LOGS + 1}"
     fresh.write_text("rotated a moment ago\n")
     return [_unchanged("the live log", live), _unchanged("a log rotated a moment ago", fresh)]
 

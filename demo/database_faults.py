@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -165,20 +166,25 @@ def migration(postgres: Postgres) -> Sessions:
     return made
 
 
-def let_pass(made: Sequence[Sessions], once: Callable[[], bool]) -> None:
-    """End the transactions and locks of ``made`` in the background ``once`` something is so; their sessions stay.
+def let_pass(made: Sequence[Sessions], after: Sessions) -> Sessions:
+    """End the transactions and locks of ``made`` in the background once ``after`` are gone; their sessions stay.
 
-    A backup and a migration end some day, and until then no index can be built beside them.
+    A backup and a migration end some day, and until then no index can be built beside them. Watches by a connection of
+    its own: one that came anew each time would now and then take the slot that is kept for a runbook.
     """
+    watcher = _connect(after.postgres, "demo", user="postgres", autocommit=True)
+    query = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY(%s))"
+    pids = [pid for pid, _ in after.known]
 
     def wait() -> None:
         with contextlib.suppress(psycopg.Error):
-            wait_until(once, "the pool to have room", seconds=600)
+            wait_until(lambda: watcher.execute(query, [pids]).fetchone() == (True,), "", math.inf)
             for connection in [connection for one in made for connection in one.connections]:
                 connection.execute("SELECT pg_advisory_unlock_all()")
                 connection.commit()
 
     threading.Thread(target=wait, daemon=True).start()
+    return Sessions("the end of the night", after.postgres, [watcher])
 
 
 def superuser(postgres: Postgres) -> Sessions:

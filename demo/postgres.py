@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 
 from demo.signals import uninterrupted
+from deployments.role import owner_grant, server_grants
 
 SETTINGS = """
 listen_addresses = '127.0.0.1'
@@ -45,7 +46,6 @@ host replication all 127.0.0.1/32 trust
 ROLES = """
 CREATE ROLE app LOGIN PASSWORD 'app';
 CREATE ROLE runbook LOGIN PASSWORD 'runbook';
-GRANT pg_monitor, pg_signal_backend TO runbook;
 CREATE ROLE runbook_scram LOGIN PASSWORD 'right-password';
 CREATE ROLE replicator LOGIN REPLICATION;
 """
@@ -198,12 +198,10 @@ class Postgres:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             self.version_num = connection.info.server_version
             connection.execute(ROLES)
-            if self.version_num >= 160_000:
-                connection.execute("GRANT pg_use_reserved_connections TO runbook")
-                connection.execute("GRANT app TO runbook WITH INHERIT FALSE")  # only what it asks for by SET ROLE
-            else:
-                connection.execute("GRANT app TO runbook")
             connection.execute("CREATE DATABASE app OWNER app")
+            for statement in server_grants("app", self.version_num, "runbook"):
+                connection.execute(statement.encode())
+            connection.execute(owner_grant("app", self.version_num, "runbook").encode())
 
     def _run(self, program: str, *words: str) -> None:
         env = {key: value for key, value in os.environ.items() if not key.startswith("PG")}

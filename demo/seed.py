@@ -12,15 +12,10 @@ import psycopg
 from psycopg import sql
 
 from demo.population import SUBSCRIPTIONS, USERS, created, customer_id, row_id, status, subscription_id, user_id
+from deployments.role import table_grants
+from runbook.settings import Tables
 
 CLASSES = 2_000
-GRANTS = """
-GRANT USAGE ON SCHEMA public TO runbook;
-GRANT SELECT ON ALL TABLES IN SCHEMA public TO runbook;
-GRANT UPDATE (status) ON "Subscription" TO runbook;
-GRANT UPDATE ("failedLoginAttempts", "lockedUntil") ON "User" TO runbook;
-GRANT INSERT, DELETE ON "Session" TO runbook;
-"""
 
 
 def seed(url: str, users: int = USERS, subscriptions: int = SUBSCRIPTIONS) -> None:
@@ -41,8 +36,13 @@ def seed(url: str, users: int = USERS, subscriptions: int = SUBSCRIPTIONS) -> No
         _copy(connection, "ContentItem", names, map(_content, range(few)))
         connection.commit()
     with psycopg.connect(url, autocommit=True) as owner:
-        owner.execute(GRANTS)
+        grant(owner)
         owner.execute("ANALYZE")
+
+
+def grant(owner: psycopg.Connection) -> None:
+    """Give the runbooks' role what ``runbook role`` prints, and nothing more."""
+    owner.execute("\n".join(table_grants(Tables(), owner.info.server_version, "runbook")).encode())
 
 
 def _as_app(url: str) -> str:

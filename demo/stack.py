@@ -21,6 +21,7 @@ from typing import TypeVar
 import psycopg
 
 from demo.app import App
+from demo.deploy_server import Vercel
 from demo.limits_app import SETTINGS as LIMIT_SETTINGS
 from demo.memory_fleet import Fleet
 from demo.openai_server import OpenAIServer
@@ -32,6 +33,7 @@ from demo.sendgrid_server import SendGridServer
 from demo.sentry_server import Sentry
 from demo.signals import check, uninterrupted
 from demo.smtp_server import SmtpServer
+from demo.status_page_server import StatusPages
 from demo.stripe_server import StripeServer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,6 +57,8 @@ STANDINS: tuple[Callable[[], StandIn], ...] = (
     SendGridServer,
     SmtpServer,
     Fleet,
+    Vercel,
+    StatusPages,
 )
 """Vendors beside Stripe; a scene asks ``stack.standin(Kind)`` for its own."""
 
@@ -76,6 +80,7 @@ class Prefect:
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_API_URL": f"{self.url}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_UI_V2_ENABLED": "false",  # Prefect's new pages cannot resume a run that waits for a person
             "PREFECT_CLI_WELCOME_MESSAGE": "false",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
@@ -96,11 +101,12 @@ class Prefect:
             raise RuntimeError(f"prefect {' '.join(words)} failed:\n{done.stdout}{done.stderr}")
         return done.stdout
 
-    def start_server(self) -> None:
+    def start_server(self) -> subprocess.Popen[bytes]:
         """Start the server and return when its API answers."""
         words = ("server", "start", "--host", "127.0.0.1", "--port", str(self.port))
         server = self.spawn("server", str(BIN / "prefect"), *words)
         wait_for(f"{self.url}/api/health", server, f"the Prefect server did not start; see {self.folder}/server.log")
+        return server
 
     def deploy(self) -> None:
         """Make the work pool and deploy all of prefect.yaml, as README says it."""
@@ -108,9 +114,9 @@ class Prefect:
         self.command("--no-prompt", "deploy", "--all")
         self.command("automation", "create", "--from-file", "deployments/automations.yaml")
 
-    def start_worker(self) -> None:
+    def start_worker(self, name: str = "demo") -> subprocess.Popen[bytes]:
         """Start a process worker on the pool."""
-        self.spawn("worker", str(BIN / "prefect"), "worker", "start", "--pool", POOL, "--name", "demo")
+        return self.spawn("worker", str(BIN / "prefect"), "worker", "start", "--pool", POOL, "--name", name)
 
     def spawn(self, name: str, *words: str) -> subprocess.Popen[bytes]:
         """Start a program that knows this server and is ended with it; it writes ``name.log``."""
@@ -177,6 +183,7 @@ class Stack:
         made = tempfile.TemporaryDirectory(prefix="runbook-demo-", ignore_cleanup_errors=True)
         self.folder = (folder or Path(self._exit.enter_context(made))).resolve()
         self.access_log, self.logs = self.folder / "access.log", self.folder / "logs"
+        self.logs.mkdir(exist_ok=True)
 
     def __enter__(self) -> Stack:
         try:
@@ -218,10 +225,10 @@ class Stack:
         with self.step("Prefect server"):
             if self.events:
                 self.prefect.env["PREFECT_API_DATABASE_CONNECTION_URL"] = self._prefect_database()
-            self.prefect.start_server()
+            self.server = self.prefect.start_server()
         with self.step("deployments from prefect.yaml, and a worker"):
             self.prefect.deploy()
-            self.prefect.start_worker()
+            self.worker = self.prefect.start_worker()
         if self.events:
             with self.step("receiver of webhooks, and the responder to events"):
                 self.responder, self.ingress = self.start_responder(), self.start_ingress()
@@ -280,7 +287,7 @@ class Stack:
             "NEXTAUTH_SECRET": NEXTAUTH_SECRET,
             "APP_LOG": str(self.app.log_path),
             "ACCESS_LOG": str(self.access_log),
-            "RUNBOOK_DISK_PATHS": str(self.folder),
+            "RUNBOOK_DISK_PATHS": str(self.logs),
             "RUNBOOK_ARCHIVE_LOGS": f"{self.logs}/*.log.[0-9]*",
             **LIMIT_SETTINGS,
             "INGRESS_PORT": str(self.hooks_port),

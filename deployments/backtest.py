@@ -15,14 +15,14 @@ from runbook.model import Json
 def backtest(ledger: Ledger, name: str, since_ms: int, given: Mapping[str, Json]) -> Backtest:
     """Replay every kept reading of ``name`` through its rules as they are today; ``given`` wins.
 
-    Raises ``BadSetting`` for a runbook that keeps no readings, or where none were kept in that time.
+    Raises ``BadSetting`` where no reading was kept in that time, or none was judged by a parameter of ``given``.
     """
-    module = flows.module(name)
-    if not hasattr(module, "replay"):
-        raise BadSetting(name, "keeps no readings to try rules on", "see docs/runbooks for those that do")
-    found = replaying.backtest(ledger, name, module.replay, since_ms, given)
+    found = replaying.backtest(ledger, name, flows.module(name).replay, since_ms, given)
     if not found.readings and not found.skipped:
         raise BadSetting(name, "no reading was kept in that time", "try a longer --since; each run keeps its own")
+    if unknown := sorted(given.keys() - set(found.judged_by)):
+        problem = "no rule depends on it once the world was read"
+        raise BadSetting(", ".join(unknown), problem, f"set one of {', '.join(found.judged_by)}")
     return found
 
 

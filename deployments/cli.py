@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 
 # The command must work with Prefect down, and a person reads stderr: its own log lines only get in the way.
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
@@ -49,7 +50,7 @@ def main() -> None:
 
 def _fail(text: str, code: int) -> None:
     if os.environ.get("RUNBOOK_DEBUG"):
-        logging.getLogger("runbook").exception("details")
+        sys.stderr.write(str(mask(traceback.format_exc())))
     line = str(mask(text))
     if "--json" in sys.argv:
         sys.stdout.write(

@@ -21,7 +21,8 @@ from runbook.model import Frozen, Json
 from runbook.settings import caps, profile, settings
 from tasks import endpoints, generation, generation_switch, stripe_api
 from tasks.generation_errors import MEANING
-from tasks.privileges import Privileges, read_privileges
+from tasks.privileges import Privileges, TableRights, read_privileges
+from tasks.rights import quoted
 
 OPTIONAL = (
     "STRIPE_WEBHOOK_SECRET",
@@ -111,20 +112,20 @@ async def _ledger() -> list[Check]:
 async def _database() -> list[Check]:
     role = await read_privileges()
     seen = f"PostgreSQL {role.version // 10_000} as {role.role}"
-    return [Check(name="database", state="ok", seen=seen), *_rights(role), *_table(role)]
+    tables = [_table(one) for one in role.tables]
+    return [Check(name="database", state="ok", seen=seen), *_rights(role), *tables, *_optional(role)]
 
 
 def _rights(role: Privileges) -> list[Check]:
+    who = quoted(role.role)
     rows = [
-        ("not a superuser", not role.superuser, "give runbook a role of its own: see README"),
-        ("pg_monitor", role.monitor, f"GRANT pg_monitor TO {role.role}"),
-        ("pg_signal_backend", role.signal, f"GRANT pg_signal_backend TO {role.role}"),
+        ("not a superuser", not role.superuser, "runbook role"),
+        ("pg_monitor", role.monitor, f"GRANT pg_monitor TO {who}"),
+        ("pg_signal_backend", role.signal, f"GRANT pg_signal_backend TO {who}"),
         ("pg_stat_statements", role.statements, "add it to shared_preload_libraries, then CREATE EXTENSION"),
     ]
-    if role.owner:
-        rows.append(("may build indexes", role.owns, f'GRANT "{role.owner}" TO {role.role}'))
     if role.reserved is not None:
-        grant = f"GRANT pg_use_reserved_connections TO {role.role} and set reserved_connections = 2, then restart"
+        grant = f"GRANT pg_use_reserved_connections TO {who} and set reserved_connections = 2, then restart"
         rows.append(("a slot when all are taken", role.reserved, grant))
     return [
         Check(name=name, state="ok" if well else "bad", seen="yes" if well else "no", next_step="" if well else step)
@@ -132,21 +133,30 @@ def _rights(role: Privileges) -> list[Check]:
     ]
 
 
-def _table(role: Privileges) -> list[Check]:
-    tables = profile().tables
-    name = f'table "{tables.subscription}"'
-    if not role.subscriptions:
-        return [Check(name=name, state="bad", seen="missing", next_step="set [tables] subscription in runbook.toml")]
-    if role.missing_columns:
-        listed = ", ".join(role.missing_columns)
-        return [Check(name=name, state="bad", seen=f"no column {listed}", next_step="set [tables] in runbook.toml")]
-    if role.unreadable_columns:
-        grant = f'GRANT SELECT ON "{tables.subscription}" TO {role.role}'
-        return [Check(name=name, state="bad", seen="may not be read", next_step=grant)]
-    grant = f'GRANT UPDATE ("{tables.subscription_status}") ON "{tables.subscription}" TO {role.role}'
-    well = role.updates_status
-    seen = "found; status may be corrected" if well else "found; status may not be corrected"
-    return [Check(name=name, state="ok" if well else "bad", seen=seen, next_step="" if well else grant)]
+def _table(one: TableRights) -> Check:
+    name = f'table "{one.name}"'
+    if not one.found:
+        return Check(name=name, state="bad", seen="missing", next_step="set [tables] in runbook.toml, or leave it")
+    if one.missing:
+        seen = f"no column {', '.join(one.missing)}"
+        return Check(name=name, state="bad", seen=seen, next_step="set [tables] in runbook.toml")
+    if one.grants:
+        seen = f"found; {one.of} may not do all they do"
+        return Check(name=name, state="bad", seen=seen, next_step=" ".join(one.grants))
+    return Check(name=name, state="ok", seen=f"found, with all that {one.of} need of it")
+
+
+def _optional(role: Privileges) -> list[Check]:
+    """Rights only slow-queries can use, which a careful owner may withhold."""
+    if not role.owner:
+        return []
+    rows = [("may vacuum", role.maintains), ("may build indexes", role.owns)]
+    return [
+        Check(name=name, state="ok", seen="yes")
+        if well
+        else Check(name=name, state="unset", seen="no: slow-queries tells a person instead", next_step="runbook role")
+        for name, well in rows
+    ]
 
 
 async def _stripe() -> list[Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -9,16 +10,14 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from dotenv import dotenv_values, set_key
-from psycopg.conninfo import conninfo_to_dict
 
 import flows
-from deployments import doctor
+from deployments import doctor, role
 from deployments.doctor import Check
-from deployments.role import role_sql
 from runbook.errors import BadSetting, RunbookError
 from runbook.model import Frozen, Json, Mode, Report
-from runbook.settings import Settings, Tables, forget, home, profile, settings
-from tasks.table_names import Named, match, read_catalog, read_version
+from runbook.settings import Settings, Tables, forget, home, settings
+from tasks.table_names import Named, match, read_catalog
 
 EACH_SECONDS = 120
 Ask = Callable[[str], str]
@@ -128,18 +127,17 @@ async def _database() -> tuple[str, str]:
         lacks = f"; not found: {', '.join(found.missing)}" if found.missing else ""
         line = f"{path} written: {len(found.names)} names of tables and columns{lacks}."
     forget()
-    version = await read_version()
-    database = str(conninfo_to_dict(settings().database_conninfo(settings().monitor_setting())).get("dbname", ""))
-    return line, role_sql(profile().tables, database, version)
+    return line, await role.of_settings()
 
 
 def _toml(found: Named) -> str:
     known = Tables()
     lines = [f"# Written by runbook init on {datetime.now(UTC):%Y-%m-%d}, from the database's own catalog.", "[tables]"]
-    lines += [f'{key} = "{_escaped(name)}"' for key, name in found.names.items()]
+    lines += [f"{key} = {_string(name)}" for key, name in found.names.items()]
     lines += [f'# {key} = "{getattr(known, key)}"  # not found: name it, or leave it' for key in found.missing]
     return "\n".join(lines) + "\n"
 
 
-def _escaped(name: str) -> str:
-    return name.replace("\\", "\\\\").replace('"', '\\"')
+def _string(name: str) -> str:
+    """A TOML string; a name in the database may hold quotes and line breaks."""
+    return json.dumps(name, ensure_ascii=False).replace("\x7f", "\\u007f")

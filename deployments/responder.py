@@ -22,7 +22,7 @@ from prefect import Flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas import OrchestrationResult
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.context import AsyncClientContext
 from prefect.events import Event
@@ -70,34 +70,42 @@ class Responder:
         task.add_done_callback(self._tasks.discard)
 
     async def _work(self, key: UUID) -> None:
+        fresh = not self._slots.locked()  # the first of them was read a moment ago, if it need not wait for a slot
         try:
             while self._waiting[key]:
                 *older, newest = self._waiting[key]
                 self._waiting[key] = []
                 for one in older:
-                    if await self._claim(one):
+                    if await self._claim(one, fresh=False):
                         await self._client.set_flow_run_state(one.id, Cancelled(message=f"{newest.name} does it all"))
                 async with self._slots:
-                    await self._run(self._warm[key], newest)
+                    await self._run(self._warm[key], newest, fresh=fresh)
+                fresh = False
         except Exception:
             log.exception("a run of %s ended badly; workers and schedules go on", self._warm[key].name)
         finally:
             del self._waiting[key]
 
-    async def _run(self, flow: Flow[Any, Any], run: FlowRun) -> None:
-        if await self._claim(run):
-            mine = await self._client.read_flow_run(run.id)
+    async def _run(self, flow: Flow[Any, Any], run: FlowRun, *, fresh: bool) -> None:
+        pending = await self._claim(run, fresh=fresh)
+        if pending is not None:
+            mine = run.model_copy(update={"state": pending})
             await prefect.flow_engine.run_flow_async(
                 flow, flow_run=mine, parameters=mine.parameters, return_type="state"
             )
 
-    async def _claim(self, run: FlowRun) -> bool:
-        """True when the run is ours; False when a worker was first, or another run holds the deployment."""
-        now = await self._client.read_flow_run(run.id)
+    async def _claim(self, run: FlowRun, *, fresh: bool) -> State[Any] | None:
+        """Its Pending state when the run is ours; None when a worker was first, or another run holds the deployment.
+
+        Unless ``run`` is ``fresh`` it is read again: heard of late, after a restart say, it may be done, and Prefect
+        would let it be begun again.
+        """
+        now = run if fresh else await self._client.read_flow_run(run.id)
         if now.state is None or not now.state.is_scheduled():
-            return False  # heard of late, after a restart say: Prefect would let a run that is done be begun again
+            return None
         answer: OrchestrationResult[Any] = await self._client.set_flow_run_state(run.id, Pending())
-        return answer.status is SetStateStatus.ACCEPT and answer.state is not None and answer.state.is_pending()
+        ours = answer.status is SetStateStatus.ACCEPT and answer.state is not None and answer.state.is_pending()
+        return answer.state if ours else None
 
     async def finish(self) -> None:
         """Wait for the runs under way."""
@@ -112,7 +120,7 @@ async def _hurry(response: httpx.Response) -> None:
 
 async def read_warm(client: PrefectClient) -> dict[UUID, Flow[Any, Any]]:
     """Every deployment of a runbook, with its flow imported; raises ``BadSetting`` where there is none."""
-    wanted = DeploymentFilter(name=DeploymentFilterName(any_=flows.names()))
+    wanted = DeploymentFilter(name=DeploymentFilterName(any_=flows.acting()))
     found = {one.id: flows.runbook(one.name) for one in await client.read_deployments(deployment_filter=wanted)}
     if not found:
         raise BadSetting("PREFECT_API_URL", "has no deployment of ours", "prefect --no-prompt deploy --all")

@@ -2,70 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
-from psycopg.sql import Identifier
+from runbook.settings import Tables, profile, settings
+from tasks.privileges import read_privileges
+from tasks.rights import RIGHTS, grants, quoted
 
-from runbook.settings import Tables
+FROM_16, FROM_17 = 160_000, 170_000
 
+HEAD = """\
+-- The role of the runbooks and nothing more. For a superuser, or the database's owner with CREATEROLE.
+-- Not in it, on purpose: ALTER ROLE (a person sets the app's idle timeout: the runbook says the statement), and
+-- SELECT of any password or session token."""
 
-class Right(NamedTuple):
-    """What runbooks may do to one table of the app: keys of ``[tables]`` by privilege; ``rows`` is DELETE, INSERT."""
-
-    table: str
-    read: Sequence[str]
-    update: Sequence[str] = ()
-    rows: bool = False
-
-
-RIGHTS = (
-    Right(
-        "subscription",
-        (
-            "subscription_id",
-            "subscription_status",
-            "subscription_stripe_id",
-            "subscription_stripe_customer",
-            "subscription_created",
-        ),
-        update=("subscription_status",),
-    ),
-)
-"""One line for each table a runbook meets; the tests run every runbook with this role."""
-
-FROM_16 = 160_000
+OPTIONAL = """\
+-- OPTIONAL, for slow-queries only: it builds and drops indexes{vacuums} as the tables' owner.
+-- Whoever has this role's password may then do to the app's tables all that their owner may.
+-- {grant}"""
 
 
-def role_sql(names: Tables, database: str, version: int, role: str = "runbook") -> str:
-    """The statements that make ``role``, to be run by a superuser or the database's owner with CREATEROLE."""
-    who = _quoted(role)
-    lines = [
-        f"CREATE ROLE {who} LOGIN;  -- then, in psql: \\password {role}",
-        f"GRANT CONNECT ON DATABASE {_quoted(database)} TO {who};",
-        f"GRANT pg_monitor, pg_signal_backend TO {who};",
-    ]
-    if version >= FROM_16:
-        lines.append(f"GRANT pg_use_reserved_connections TO {who};  -- with reserved_connections = 3, after a restart")
-    lines.append(f"GRANT USAGE ON SCHEMA {_quoted(names.db_schema)} TO {who};")
-    for right in RIGHTS:
-        lines += _grants(right, names, who)
+async def of_settings() -> str:
+    """The role for the database and the names in force: the one ``RUNBOOK_DATABASE_URL`` names, else ``runbook``.
+
+    Raises ``OutsideError`` where the database cannot be reached: its version and its owner decide what is granted.
+    """
+    seen = await read_privileges()
+    own = settings().runbook_database_url
+    named = unquote(urlsplit(own.get_secret_value()).username or "") if own else ""
+    return role_sql(profile().tables, seen.database, seen.version, named or "runbook", seen.owner)
+
+
+def role_sql(names: Tables, database: str, version: int, role: str = "runbook", owner: str = "") -> str:
+    """The statements that make ``role``; ``owner`` of the app's tables is offered, as a comment, where it is known."""
+    made = f"CREATE ROLE {quoted(role)} LOGIN;  -- then give it a password: \\password in psql"
+    lines = [HEAD, made, *server_grants(database, version, role), *table_grants(names, version, role)]
+    if owner:
+        more = "" if version >= FROM_17 else " and vacuums"
+        # A name may hold a line break, and what follows one is no comment any more.
+        shown = owner_grant(owner, version, role).replace("\n", "\n-- ")
+        lines.append(OPTIONAL.format(vacuums=more, grant=shown))
     return "\n".join(lines)
 
 
-def _grants(right: Right, names: Tables, who: str) -> list[str]:
-    table = f"{_quoted(names.db_schema)}.{_quoted(getattr(names, right.table))}"
-
-    def columns(keys: Sequence[str]) -> str:
-        return ", ".join(_quoted(getattr(names, key)) for key in keys)
-
-    lines = [f"GRANT SELECT ({columns(right.read)}) ON {table} TO {who};"]
-    if right.update:
-        lines.append(f"GRANT UPDATE ({columns(right.update)}) ON {table} TO {who};")
-    if right.rows:
-        lines.append(f"GRANT DELETE, INSERT ON {table} TO {who};")
+def server_grants(database: str, version: int, role: str) -> list[str]:
+    """What is not about any table: to come in, to see every session and statistic, to end a session."""
+    who = quoted(role)
+    lines = [
+        f"GRANT CONNECT ON DATABASE {quoted(database)} TO {who};",
+        f"GRANT pg_monitor TO {who};  -- every runbook that looks at the database",
+        f"GRANT pg_signal_backend TO {who};  -- pool-exhaustion ends and cancels sessions, never a superuser's",
+    ]
+    if version >= FROM_16:
+        lines.append(f"GRANT pg_use_reserved_connections TO {who};  -- with reserved_connections = 3, after a restart")
     return lines
 
 
-def _quoted(name: str) -> str:
-    return Identifier(name).as_string(None)
+def table_grants(names: Tables, version: int, role: str) -> list[str]:
+    """What the runbooks read and change in the app's tables, column by column."""
+    who, schema = quoted(role), quoted(names.db_schema)
+    lines = [f"GRANT USAGE ON SCHEMA {schema} TO {who};"]
+    for right in RIGHTS:
+        lines += [f"-- {right.of}", *grants(right, names, role)]
+    if version >= FROM_17:
+        lines += ["-- slow-queries vacuums", f"GRANT MAINTAIN ON ALL TABLES IN SCHEMA {schema} TO {who};"]
+    return lines
+
+
+def owner_grant(owner: str, version: int, role: str) -> str:
+    """Membership in the role of the tables' owner; on 16 and later only for what asks for it by SET ROLE."""
+    only = " WITH INHERIT FALSE, SET TRUE" if version >= FROM_16 else ""
+    return f"GRANT {quoted(owner)} TO {quoted(role)}{only};"

@@ -26,14 +26,14 @@ from pydantic import Field
 from sqlalchemy import Connection
 
 import flows
-from runbook import memory, outbox
+from runbook import memory, outbox, questions
 from runbook.alarm import Alarm, Rule, Sample, State, fresh, step
 from runbook.errors import NotConfigured, RunbookError
 from runbook.ledger import Ledger, ledger, now_ms
 from runbook.mask import mask
 from runbook.model import Frozen, Json
 from runbook.outbox import Call, Severity
-from runbook.settings import parameter, settings
+from runbook.settings import parameter
 from tasks.access_log import api_sample
 from tasks.declines import payment_sample
 from tasks.disk_trend import disk_sample
@@ -142,7 +142,7 @@ async def alert_watch(
     sign_ins = partial(sign_in_sample, auth_failures_per_minute)
     payments = partial(payment_sample, test_payments=test_payments)
     table = [
-        _alert("error-rate", "/min", errors_per_minute, errors, "a person reads the errors"),
+        _alert("error-rate", "/min", errors_per_minute, errors, "then a person reads the errors", "site-down"),
         _alert("database-latency", "ms", database_ms, latency_sample, "", "slow-queries"),
         _alert("memory", "", memory_share, memory_sample, "then a person scales up", "memory-pressure"),
         _alert("disk", " free", disk_free_share, disk_sample, "then a person adds storage", "full-disk", below=True),
@@ -153,7 +153,7 @@ async def alert_watch(
     samples = await asyncio.gather(*(_read(alert) for alert in table))
     alarms = judge(book, table, samples, blind_minutes)
     notes = await _want(book, table, alarms, cooldown_minutes)
-    outbox.raise_expired(book, (settings().runbook_approval_seconds + 60) * 1000)
+    questions.expire(book)
     watch = Watch(
         rows=[_row(*each) for each in zip(table, alarms, strict=True)], delivered=await deliver(), notes=notes
     )
@@ -231,7 +231,7 @@ def _page(connection: Connection, alert: Alert, alarm: Alarm) -> None:
 
 async def _want(book: Ledger, table: Sequence[Alert], alarms: Sequence[Alarm], cooldown: int) -> list[str]:
     """Start the runbooks of what fires; the notes say what Prefect has not taken, which is asked again next time."""
-    known, notes = flows.names(), list[str]()
+    known, notes = flows.acting(), list[str]()
     for alert, alarm in zip(table, alarms, strict=True):
         for runbook in alert.runbooks if alarm.firing else ():
             if runbook in known:

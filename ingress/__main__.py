@@ -20,7 +20,8 @@ def main() -> int:
     except RunbookError as error:
         sys.stderr.write(f"runbook ingress: {error}\n")
         return 2
-    uvicorn.run(create(), host=known.ingress_host, port=known.ingress_port, access_log=False, log_level="warning")
+    host, port = known.ingress_host, known.ingress_port
+    uvicorn.run(create(), host=host, port=port, access_log=False, log_level="warning", proxy_headers=False)
     return 0
 
 

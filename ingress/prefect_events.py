@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Sequence
@@ -14,10 +15,17 @@ from prefect.settings import PREFECT_API_URL
 
 from ingress.providers import Hook
 from ingress.store import Store
+from runbook.ledger import now_ms
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 200
+SHOWN_MS = 15_000
+"""By when Prefect shows an event it took: it keeps what came in memory first, and writes it every five seconds."""
+LOOK_BACK_MS = 120_000
+"""How far a new process looks back for events that Prefect may have lost."""
+ASKED_AT_ONCE = 50
+
 RETRY_SECONDS = (0.2, 0.5, 1, 2, 5, 10)
 IDS = uuid.UUID("7b1f5c1e-3a52-4c4e-9d0e-2f6f3a1c9b11")
 """The namespace of our event ids: the same hook is the same event, however often it is told."""
@@ -32,6 +40,7 @@ class Teller:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.wake = asyncio.Event()
+        self._confirmed_ms = now_ms() - LOOK_BACK_MS
 
     async def run(self) -> None:
         """Deliver for ever; ends by cancellation only."""
@@ -53,7 +62,30 @@ class Teller:
             while True:
                 self.wake.clear()
                 if not await self.tell(client._client):
-                    await self.wake.wait()
+                    await self._sleep()
+                    await self.confirm(client._client)
+
+    async def _sleep(self) -> None:
+        """Until something new came, what a cooldown holds may be due, or Prefect should show what it took."""
+        due = self._store.again_at_ms
+        wait = min(SHOWN_MS, SHOWN_MS if due is None else max(50, due - now_ms()))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.wake.wait(), wait / 1000)
+
+    async def confirm(self, http: httpx.AsyncClient) -> None:
+        """Put back what Prefect took and does not show: its server died with it in memory. The id stays the same."""
+        until = now_ms() - SHOWN_MS
+        if until - self._confirmed_ms < SHOWN_MS / 3:
+            return
+        told = await asyncio.to_thread(self._store.told, self._confirmed_ms, until)
+        for at in range(0, len(told), ASKED_AT_ONCE):
+            some = {event_id(one): number for number, one in told[at : at + ASKED_AT_ONCE]}
+            wanted = {"filter": {"id": {"id": list(some)}}, "limit": ASKED_AT_ONCE}
+            found = (await http.post("/events/filter", json=wanted)).json()["events"]
+            if lost := [number for key, number in some.items() if key not in {one["id"] for one in found}]:
+                log.warning("Prefect has lost %s events it had taken; they are told again", len(lost))
+                await asyncio.to_thread(self._store.put_back, lost)
+        self._confirmed_ms = until
 
     async def tell(self, http: httpx.AsyncClient) -> bool:
         """Deliver one batch; True when there may be more."""
@@ -64,6 +96,7 @@ class Teller:
             for one in batch:  # one of them is what Prefect will never take: it must not hold up the others
                 if not await _taken(http, [one]):
                     log.error("Prefect refuses %s as an event; it is kept in the ledger only", one[1].id)
+                    await asyncio.to_thread(self._store.drop, [one[0]])
         await asyncio.to_thread(self._store.handled, [number for number, _, _ in batch])
         return True
 
@@ -78,10 +111,15 @@ async def _taken(http: httpx.AsyncClient, batch: Sequence[Pending]) -> bool:
     return True
 
 
+def event_id(hook: Hook) -> str:
+    """The id of a hook's event, the same however often it is told."""
+    return str(uuid.uuid5(IDS, hook.id))
+
+
 def as_event(hook: Hook, received_at_ms: int) -> dict[str, object]:
     """The Prefect event of one hook."""
     return {
-        "id": str(uuid.uuid5(IDS, hook.id)),
+        "id": event_id(hook),
         "occurred": datetime.fromtimestamp(received_at_ms / 1000, UTC).isoformat(),
         "event": hook.event,
         "resource": {"prefect.resource.id": hook.resource},

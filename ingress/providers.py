@@ -78,7 +78,8 @@ def alertmanager(body: Json) -> Iterator[Hook]:
         mark = _digest([labels, one["status"], one["startsAt"], one.get("endsAt") if not firing else ""])
         thing = {"labels": labels, "annotations": one.get("annotations", {}), "status": one["status"]}
         if firing and labels.get("runbook"):
-            yield Hook(id=mark, event="runbook.wanted", resource=f"runbook.{_name(labels['runbook'])}", payload=thing)
+            resource = f"runbook.{_name(labels['runbook'])}"
+            yield Hook(id=mark, event="runbook.wanted", resource=resource, payload=mask(thing))
         else:
             yield _hook("alertmanager", mark, one["status"], labels.get("alertname") or "alert", thing)
 
@@ -95,7 +96,7 @@ def app(body: Json) -> Iterator[Hook]:
     """The app's own security alerts, in the form of a Slack message."""
     texts = [field["text"] for block in body.get("blocks", []) for field in block.get("fields", [])]
     said = dict(re.findall(r"\*?(\w+):?\*?:?\s*([^\n]+)", "\n".join(texts).replace("*\n", "* ")))
-    thing = {"text": str(body["text"])[:500], "severity": said.get("Severity", "")}
+    thing = {"text": str(mask(str(body["text"])))[:500], "severity": said.get("Severity", "")}
     yield _hook("app", _digest(body), said.get("Action", "alert"), "app", thing)
 
 
@@ -138,14 +139,14 @@ def _lines(text: str, lines: Sequence[str]) -> Json:
 def _hook(provider: str, mark: object, event: object, resource: object, payload: Mapping[str, Json]) -> Hook:
     return Hook(
         id=f"{provider}:{mark}"[:200],
-        event=f"{provider}.{event}"[:200],
+        event=f"{provider}.{mask(str(event))}"[:200],
         resource=f"runbook.{provider}.{_name(resource)}",
         payload=mask(dict(payload)),
     )
 
 
 def _name(text: object) -> str:
-    return NAME.sub("-", str(text))[:100]
+    return NAME.sub("-", str(mask(str(text))))[:100]
 
 
 def _digest(value: Json) -> str:

@@ -7,13 +7,15 @@ import queue
 import threading
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ingress.cooling import settle
 from ingress.providers import Hook
 from runbook.errors import RunbookError
 from runbook.ledger import Ledger, now_ms
 from runbook.schema import hook
+from runbook.settings import profile
 
 AT_ONCE = 500
 """Deliveries that share one transaction: the disk is asked once for all that came meanwhile."""
@@ -29,6 +31,8 @@ class Store:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self.dropped = 0  # by a cooldown
+        self.again_at_ms: int | None = None  # when one of those that a cooldown holds may be due
         self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="ingress-store", daemon=True)
 
@@ -62,17 +66,25 @@ class Store:
     def _write_batch(self, batch: Sequence[Waiting]) -> None:
         try:
             with self._ledger.write() as connection:
-                counts = [sum(_insert(connection, one) for one in hooks) for hooks, _, _ in batch]
+                new = _insert(connection, [one for hooks, _, _ in batch for one in hooks])
         except RunbookError as error:
             for _, loop, kept in batch:
                 loop.call_soon_threadsafe(_fail, kept, error)
             return
-        for (_, loop, kept), count in zip(batch, counts, strict=True):
-            loop.call_soon_threadsafe(_done, kept, count)
+        for hooks, loop, kept in batch:
+            mine = {one.id for one in hooks} & new
+            new -= mine  # of two senders of one hook in one batch, the first has stored it
+            loop.call_soon_threadsafe(_done, kept, len(mine))
 
     def pending(self, limit: int) -> list[tuple[int, Hook, int]]:
-        """The oldest hooks Prefect does not have yet, as (number, hook, received in Unix ms)."""
+        """The oldest hooks Prefect shall have and does not yet, as (number, hook, received in Unix ms)."""
         rule = select(hook).where(hook.c.handled_at_ms.is_(None)).order_by(hook.c.seq).limit(limit)
+        if rules := profile().cooldown:
+            cooled = settle(self._ledger, rules)
+            self.dropped, self.again_at_ms = self.dropped + cooled.dropped, cooled.again_at_ms
+            names = [*rules, *(f"runbook.{name}" for name in rules)]
+            free = hook.c.event.not_in(names) & hook.c.resource.not_in(names)
+            rule = rule.where(or_(free, hook.c.seq.in_(cooled.tell[:limit])))
         with self._ledger.read() as connection:
             rows = connection.execute(rule).mappings()
             return [(row["seq"], _as_hook(dict(row)), row["received_at_ms"]) for row in rows]
@@ -86,15 +98,36 @@ class Store:
     def handled(self, numbers: Sequence[int]) -> None:
         """Mark hooks that Prefect has taken, and forget those handled long ago."""
         with self._ledger.write() as connection:
-            connection.execute(update(hook).where(hook.c.seq.in_(numbers)).values(handled_at_ms=now_ms()))
+            waits = hook.c.seq.in_(numbers) & hook.c.handled_at_ms.is_(None)
+            connection.execute(update(hook).where(waits).values(handled_at_ms=now_ms() + 1))
             old = now_ms() - KEEP_DAYS * 86_400_000
             connection.execute(delete(hook).where(hook.c.handled_at_ms < old))
 
+    def drop(self, numbers: Sequence[int]) -> None:
+        """Mark hooks that Prefect shall not have: a hook handled in the moment it came was not told."""
+        with self._ledger.write() as connection:
+            connection.execute(update(hook).where(hook.c.seq.in_(numbers)).values(handled_at_ms=hook.c.received_at_ms))
 
-def _insert(connection: Connection, one: Hook) -> int:
+    def told(self, since_ms: int, until_ms: int) -> list[tuple[int, Hook]]:
+        """The hooks Prefect took in that time, as (number, hook)."""
+        inside = (hook.c.handled_at_ms > since_ms) & (hook.c.handled_at_ms <= until_ms)
+        rule = select(hook).where(inside, hook.c.handled_at_ms != hook.c.received_at_ms).order_by(hook.c.seq)
+        with self._ledger.read() as connection:
+            return [(row["seq"], _as_hook(dict(row))) for row in connection.execute(rule).mappings()]
+
+    def put_back(self, numbers: Sequence[int]) -> None:
+        """Let hooks be told again."""
+        with self._ledger.write() as connection:
+            connection.execute(update(hook).where(hook.c.seq.in_(numbers)).values(handled_at_ms=None))
+
+
+def _insert(connection: Connection, hooks: Sequence[Hook]) -> set[str]:
+    """Write what is not there yet, in one statement; the ids of what was new."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    values = one.model_dump() | {"payload": dict(one.payload), "received_at_ms": now_ms()}
-    return connection.execute(insert(hook).values(**values).on_conflict_do_nothing(index_elements=["id"])).rowcount
+    moment = now_ms()
+    values = [one.model_dump() | {"payload": dict(one.payload), "received_at_ms": moment} for one in hooks]
+    rule = insert(hook).on_conflict_do_nothing(index_elements=["id"]).returning(hook.c.id)
+    return set(connection.execute(rule, values).scalars())
 
 
 def _as_hook(row: dict[str, object]) -> Hook:

@@ -36,9 +36,10 @@ class State(StrEnum):
 
 
 class Rule(Frozen):
-    """The threshold of one alert, and how many of how many minutes make it fire; ``2 * need > of``.
+    """The threshold of one alert, and how many of how many minutes make it fire.
 
-    ``below`` is for what is sick when it is small.
+    More than half of them, so that what made it fire cannot make it fire again once it has cleared. ``below`` is for
+    what is sick when it is small.
     """
 
     name: str
@@ -123,8 +124,6 @@ def step(was: Alarm, rule: Rule, sample: Sample, now_ms: int, blind_ms: int) -> 
         return _to(was, State.firing if holds else State.quiet, now_ms, value=None, **more)
     points = _merged(was.points, rule, sample.points, now_ms)
     state = _judge(was, rule, points, now_ms)
-    if was.firing and state is not State.firing:
-        points = points[-rule.need :]  # what made it fire is over and must not make it fire again
     more |= {"sampled_ms": now_ms, "value": points[-1].value, "points": points}
     return _to(was, state, now_ms, **more)
 

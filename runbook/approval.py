@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from prefect.context import FlowRunContext
@@ -15,12 +16,18 @@ from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
+from runbook import questions
+from runbook.ledger import now_ms
 from runbook.mask import mask
 from runbook.model import Fix, Json, plan_hash
-from runbook.settings import settings
+from runbook.policy import Facts, used
+from runbook.settings import caps, settings
 
 if TYPE_CHECKING:
     from runbook.run import Run
+
+SHOWN = 50
+"""How many fixes are spelled out; the form has a row for each."""
 
 
 ASKING = threading.Event()
@@ -46,7 +53,7 @@ class ApprovalForm(RunInput):
 
     decision: Literal["refuse", "approve"] = Field("refuse", description="Nothing is done unless you approve.")
     approved: list[str] = Field(default_factory=list, description="Delete the rows that must not be done.")
-    by: str = Field("", description="Your name, for the ledger.")
+    by: str = Field(min_length=1, description="Your name, for the ledger.")
     reason: str = Field("", description="Why, for whoever reads the ledger later.")
     plan: str = Field("", description="Identity of the plan shown above; leave it as it is.")
 
@@ -57,7 +64,7 @@ async def ask(run: Run, plan: Sequence[Fix]) -> Approval:
     if context is not None and context.flow_run is not None:
         if context.flow_run.parent_task_run_id is not None or context.flow_run.deployment_id is None:
             return Approval(refusal="a person must approve: start this runbook's own deployment with mode approve")
-        return await _ask_in_prefect(run, plan)
+        return await _ask_in_prefect(run, plan, str(context.flow_run.id))
     if sys.stdin is not None and sys.stdin.isatty():
         ASKING.set()
         try:
@@ -67,20 +74,27 @@ async def ask(run: Run, plan: Sequence[Fix]) -> Approval:
     return Approval(refusal="a person must approve and nobody is here: run it in a terminal or from the Prefect UI")
 
 
-async def _ask_in_prefect(run: Run, plan: Sequence[Fix]) -> Approval:
-    identity = plan_hash(plan)
+async def _ask_in_prefect(run: Run, plan: Sequence[Fix], flow_run: str) -> Approval:
+    identity, seconds = plan_hash(plan), settings().runbook_approval_seconds
     form = ApprovalForm.with_initial_data(
         description=as_markdown(run, plan), approved=[_row(fix) for fix in plan], plan=identity
     )
-    # The key is the plan: after a resume a plan that has drifted is a new question, the same one is an answer.
+    run.asks = questions.Question(flow_run, identity, now_ms() + seconds * 1000)
+    # The key is the plan: after a resume a plan that has drifted is a new question, the same one is an answer, once.
     said = await suspend_flow_run(  # type: ignore[misc]  # dispatched: a coroutine inside a running loop
-        wait_for_input=form, timeout=settings().runbook_approval_seconds, key=f"approve-{identity}"
+        wait_for_input=form, timeout=seconds, key=questions.key(run.ledger, run.id, identity)
     )
-    if said is None or said.decision != "approve" or said.plan != identity:
-        by = getattr(said, "by", "") or "a person in the Prefect UI"
-        return Approval(by=by, reason=getattr(said, "reason", ""), refusal=f"refused by {by}")
-    rows = {row.split(" ", 1)[0] for row in said.approved}
-    return Approval({fix.key for fix in plan if fix.key in rows}, said.by or "a person in the Prefect UI", said.reason)
+    run.asks = None
+    if questions.is_expired(run.ledger, flow_run, identity):
+        return Approval(by=said.by, reason=said.reason, refusal=questions.EXPIRED)
+    if said.decision != "approve" or said.plan != identity:
+        return Approval(by=said.by, reason=said.reason, refusal=f"refused by {said.by}{_because(said.reason)}")
+    rows = {row.rpartition(" ")[2] for row in said.approved}
+    return Approval({fix.key for fix in plan if fix.key in rows}, said.by, said.reason)
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
 
 
 def _ask_in_terminal(run: Run, plan: Sequence[Fix]) -> Approval:
@@ -98,16 +112,30 @@ def _ask_in_terminal(run: Run, plan: Sequence[Fix]) -> Approval:
 
 
 def _row(fix: Fix) -> str:
-    return f"{fix.key} {fix.action} {fix.target}"
+    return f"{fix.target} {fix.action} {fix.key}"
 
 
 def as_markdown(run: Run, plan: Sequence[Fix]) -> str:
-    """The plan with its evidence, caps and expiry, as a person reads it before deciding."""
-    lines = [f"**{run.runbook}** asks to do {len(plan)} fixes. Plan `{plan_hash(plan)}`, run `{run.id}`.", ""]
-    lines += [f"- {finding.subject}: {finding.detail}" for finding in run.findings]
-    lines += ["", "| action | target | risk | why | undo |", "|---|---|---|---|---|"]
-    lines += [f"| {fix.action} | {fix.target} | {fix.risk} | {fix.why} | {fix.undo} |" for fix in plan[:50]]
-    if len(plan) > 50:
-        lines.append(f"| … | {len(plan) - 50} more | | | |")
-    lines += ["", f"Without an answer in {settings().runbook_approval_seconds} s nothing is done."]
+    """The plan with its evidence, caps and expiry, as a person reads it before deciding.
+
+    A list, not a table: the dialog of the Prefect UI is too narrow for one.
+    """
+    seconds = settings().runbook_approval_seconds
+    until = datetime.fromtimestamp(now_ms() // 1000 + seconds, UTC).strftime("%H:%M:%S UTC")
+    lines = [
+        f"**{run.runbook}** asks to do {len(plan)} {'fix' if len(plan) == 1 else 'fixes'}: plan `{plan_hash(plan)}`, "
+        f"run `{run.id}`. Without an answer by {until} (in {seconds} s) nothing is done.",
+        "",
+        *(f"- {fix.action} **{fix.target}** ({fix.risk}): {fix.why}. Undo: {fix.undo}" for fix in plan[:SHOWN]),
+    ]
+    if len(plan) > SHOWN:
+        lines.append(f"- … and {len(plan) - SHOWN} more: each has its row below")
+    lines += ["", "Found:", "", *(f"- {finding.subject}: {finding.detail}" for finding in run.findings)]
+    lines += ["", f"Caps used: {'; '.join(used(plan, _facts(run)))}."]
     return str(mask("\n".join(lines)))
+
+
+def _facts(run: Run) -> Facts:
+    with run.ledger.read() as connection:
+        history = run.ledger.history(connection)
+    return Facts(run.runbook, run.id, run.mode, now_ms(), None, history, (), caps=caps())

@@ -108,6 +108,11 @@ class Progress:
         self.key, self.what = key, what
         self._id: UUID | None = None
 
+    @property
+    def shown(self) -> bool:
+        """Whether there is a bar by now."""
+        return self._id is not None
+
     async def show(self, percent: float, doing: str) -> None:
         """Move the bar to ``percent`` (0 to 100); ``doing`` says what is under way."""
         if FlowRunContext.get() is None:

@@ -29,7 +29,10 @@ class Differs(Frozen):
 
 
 class Backtest(Frozen):
-    """What a replay came to: readings tried, sick ones, fixes that would have been granted, and the differences."""
+    """What a replay came to: readings tried, sick ones, fixes that would have been granted, and the differences.
+
+    ``judged_by`` are the parameters that the rules of these readings depend on.
+    """
 
     runbook: str
     readings: int
@@ -38,6 +41,7 @@ class Backtest(Frozen):
     refused: int
     differs: tuple[Differs, ...]
     skipped: int = 0
+    judged_by: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Json]:
         """The form ``--json`` prints."""
@@ -46,10 +50,11 @@ class Backtest(Frozen):
 
 def backtest(ledger: Ledger, name: str, replay: Replay, since_ms: int, given: Mapping[str, Json]) -> Backtest:
     """Replay every kept reading of ``name`` through detect, plan and policy as they are today; ``given`` wins."""
-    past: list[Attempt] = []
+    past, known = list[Attempt](), set[str]()
     counts = {"readings": 0, "sick": 0, "granted": 0, "refused": 0, "skipped": 0}
     differs: list[Differs] = []
     for seen in snapshots(ledger, name, since_ms):
+        known |= seen.parameters.keys()
         parameters = {key: given.get(key, value) for key, value in seen.parameters.items()}
         try:
             judged = replay(seen.stage, seen.reading, parameters)
@@ -65,7 +70,7 @@ def backtest(ledger: Ledger, name: str, replay: Replay, since_ms: int, given: Ma
         did = _did(ledger, seen.run_id, judged.actions)
         if would != did:
             differs.append(Differs(run_id=seen.run_id, at_ms=seen.at_ms, stage=seen.stage, would=would, did=did))
-    return Backtest(runbook=name, differs=tuple(differs), **counts)
+    return Backtest(runbook=name, differs=tuple(differs), judged_by=tuple(sorted(known)), **counts)
 
 
 def _granted(name: str, seen: Snapshot, judged: Judged, past: list[Attempt]) -> list[Fix]:

@@ -16,7 +16,7 @@ def connect(url: str) -> Engine:
         if url.startswith(plain):
             url = f"postgresql+psycopg://{url.removeprefix(plain)}"
     try:
-        engine = create_engine(url, pool_pre_ping=True, connect_args=_connect_args(url))
+        engine = create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=_connect_args(url))
     except (SQLAlchemyError, ImportError, ValueError) as error:
         raise LedgerError(
             "RUNBOOK_LEDGER_URL",

@@ -18,18 +18,10 @@ from runbook.model import Mode
 # Prisma reads these from the URL's query; libpq refuses the whole URL because of any of them.
 PRISMA_ONLY = frozenset(
     {
-        "connection_limit",
-        "pool_timeout",
-        "schema",
-        "pgbouncer",
-        "socket_timeout",
-        "statement_cache_size",
-        "sslaccept",
-        "sslidentity",
-        "max_connection_lifetime",
-        "max_idle_connection_lifetime",
+        "connection_limit", "pool_timeout", "schema", "pgbouncer", "socket_timeout", "statement_cache_size",
+        "sslaccept", "sslidentity", "max_connection_lifetime", "max_idle_connection_lifetime",
     }
-)
+)  # fmt: skip
 OFFICE_PREFIX = {4: 24, 6: 48}
 """The widest network that may be one office, by version of IP."""
 
@@ -86,6 +78,16 @@ class Settings(BaseSettings):
     pagerduty_api_base: str = "https://events.pagerduty.com"
     slack_webhook_url: SecretStr | None = None
     runbook_notify_urls: SecretStr | None = None
+    vercel_token: SecretStr | None = None
+    vercel_project_id: str | None = None
+    vercel_team_id: str | None = None
+    vercel_api_base: str = "https://api.vercel.com"
+    statuspage_api_key: SecretStr | None = None
+    statuspage_page_id: str | None = None
+    statuspage_api_base: str = "https://api.statuspage.io"
+    instatus_api_key: SecretStr | None = None
+    instatus_page_id: str | None = None
+    instatus_api_base: str = "https://api.instatus.com"
 
     ingress_host: str = "127.0.0.1"
     ingress_port: int = Field(8787, ge=1, le=65535)
@@ -123,6 +125,19 @@ class Settings(BaseSettings):
     runbook_health_url: str | None = None
     runbook_deploy_lock: Path | None = None
     runbook_cgroup_root: Path = Path("/sys/fs/cgroup")
+    runbook_key_pages: Annotated[tuple[str, ...], NoDecode] = ("/",)
+    runbook_status_pages: Annotated[tuple[str, ...], NoDecode] = ()
+    runbook_deploys_command: str = ""
+    runbook_rollback_command: str = ""
+    runbook_maintenance_command: str = ""
+    runbook_maintenance_state_command: str = ""
+    runbook_scale_command: str = ""
+    runbook_scale_state_command: str = ""
+    runbook_war_room_url: str | None = None
+    runbook_contacts: Annotated[tuple[str, ...], NoDecode] = (
+        "Stripe https://stripe.com/support",
+        "Sentry https://sentry.io/support",
+    )
     runbook_login_failed: Annotated[tuple[str, ...], NoDecode] = (
         "login_failed",
         "login_failure",
@@ -161,10 +176,13 @@ class Settings(BaseSettings):
         "access_log",
         "runbook_app_env",
         "runbook_archive_logs",
+        "runbook_contacts",
         "runbook_disk_paths",
+        "runbook_key_pages",
         "runbook_known_offices",
         "runbook_login_failed",
         "runbook_report_to",
+        "runbook_status_pages",
         "runbook_supervisors",
         "runbook_trusted_proxies",
         mode="before",
@@ -183,6 +201,10 @@ class Settings(BaseSettings):
         "sentry_api_base",
         "runbook_ai_fallback_base_url",
         "runbook_health_url",
+        "runbook_war_room_url",
+        "vercel_api_base",
+        "statuspage_api_base",
+        "instatus_api_base",
     )
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:

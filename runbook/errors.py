@@ -27,16 +27,28 @@ class BadSetting(RunbookError):
 
 
 class OutsideError(RunbookError):
-    """A system under care refused or did not answer; ``transient`` says whether asking again may help."""
+    """A system under care refused or did not answer; ``transient`` says whether asking again may help.
+
+    ``problem`` may hold the system's own words: they are masked here, once, wherever the error goes.
+    """
 
     def __init__(self, subject: str, problem: str, next_step: str, *, transient: bool = False) -> None:
-        super().__init__(subject, problem, next_step)
+        super().__init__(subject, _masked(problem), next_step)
         self.transient = transient
 
 
 class LedgerError(RunbookError):
-    """The ledger cannot be read or written, so nothing may act."""
+    """The ledger cannot be read or written, so nothing may act; its database's own words are masked here."""
+
+    def __init__(self, subject: str, problem: str, next_step: str) -> None:
+        super().__init__(subject, _masked(problem), next_step)
 
 
 class NotPermitted(RunbookError):
     """An act was tried without a live grant for exactly this fix."""
+
+
+def _masked(text: str) -> str:
+    from runbook.mask import mask  # masking reads the settings, which raise errors of this file
+
+    return str(mask(text))

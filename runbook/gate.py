@@ -58,6 +58,7 @@ def _decide_and_write(run: Run, plan: Sequence[Fix], share: Share | None, said: 
             stopped=ledger.stopped(connection),
             history=ledger.history(connection),
             open_targets=ledger.open_targets(connection),
+            taken_back=ledger.taken_back(connection),
             approved=said.keys,
             refusal=said.refusal,
             share=share,

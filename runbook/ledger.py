@@ -18,12 +18,14 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from runbook import chain, schema
 from runbook.engine import connect
 from runbook.errors import LedgerError
+from runbook.mask import mask
 from runbook.model import Finding, Fix, FixState, Json
 from runbook.policy import HOURS_24, Attempt
 from runbook.process import is_dead, this_process
 from runbook.schema import entry, finding, fix, run
 from runbook.settings import settings
 
+DONE_STATES = (FixState.applied.value, FixState.proven.value)
 WRITE_LOCK = 4_726_733  # one writer at a time, as on SQLite: caps are counted and granted, entries are chained
 
 
@@ -88,8 +90,8 @@ class Ledger:
         run_id: str | None = None,
         fix_id: str | None = None,
     ) -> None:
-        """Append one entry to the chain; entries are never changed."""
-        values = {"at_ms": now_ms(), "kind": kind, "run_id": run_id, "fix_id": fix_id, "body": dict(body)}
+        """Append one entry to the chain, masked; entries are never changed."""
+        values = {"at_ms": now_ms(), "kind": kind, "run_id": run_id, "fix_id": fix_id, "body": mask(dict(body))}
         chain.append(connection, values | {"actor": this_process()})
 
     def seal(self, before_ms: int) -> Mapping[str, Json]:
@@ -133,7 +135,7 @@ class Ledger:
 
     def record(self, connection: Connection, run_id: str, runbook: str, one: Fix, plan: str, ttl_ms: int) -> Fix | None:
         """Write one decided fix; None when another run holds its target (the unique index is the lock)."""
-        recorded = one.model_copy(update={"id": new_id("fix")})
+        recorded = one.model_copy(update={"id": new_id("fix"), "why": str(mask(one.why))})
         granted = recorded.state is FixState.granted
         values = recorded.model_dump(mode="json", exclude={"state"})
         moment = now_ms()
@@ -151,7 +153,7 @@ class Ledger:
         self.note(
             connection,
             recorded.state.value,
-            {"why": one.why, "plan_hash": plan, "image": chain.fix_image(values)},
+            {"why": recorded.why, "plan_hash": plan, "image": chain.fix_image(values)},
             run_id=run_id,
             fix_id=recorded.id,
         )
@@ -178,7 +180,7 @@ class Ledger:
         if new is FixState.intended:
             values |= {"intended_at_ms": moment, "owner": this_process()}
         elif new is FixState.refused:
-            values |= {"why": str(body.get("why", ""))}
+            values |= {"why": str(mask(body.get("why", "")))}
         with self.write() as connection:
             if connection.execute(rule.values(**values)).rowcount != 1:
                 return False
@@ -205,6 +207,23 @@ class Ledger:
         """Targets that a live grant or an unsettled intent holds."""
         rows = connection.execute(select(fix.c.target).where(fix.c.state.in_(schema.OPEN_STATES)))
         return {row.target for row in rows}
+
+    def taken_back(self, connection: Connection) -> set[str]:
+        """Targets on which a person undid something in the last 24 hours and nothing was done with effect since."""
+        rule = select(entry.c.fix_id, entry.c.body).where(entry.c.kind == FixState.undone.value)
+        rows = connection.execute(rule.where(entry.c.at_ms > now_ms() - HOURS_24))
+        inverse = {row.fix_id: row.body.get("by") for row in rows}
+        undone = connection.execute(select(fix).where(fix.c.id.in_(inverse))).mappings().all()
+        done = fix.c.target.in_({row["target"] for row in undone}) & fix.c.state.in_(DONE_STATES)
+        later = connection.execute(select(fix).where(done)).mappings().all() if undone else []
+        return {
+            row["target"]
+            for row in undone
+            if not any(
+                one["target"] == row["target"] and one["seq"] > row["seq"] and one["id"] != inverse[row["id"]]
+                for one in later
+            )
+        }
 
     def expire_grants(self, connection: Connection) -> None:
         """Refuse the grants nobody began in time or whose process is gone: they were never acted on."""

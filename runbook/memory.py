@@ -11,10 +11,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from runbook.ledger import Ledger, as_fix, now_ms
-from runbook.model import FixState, Frozen, Json
-from runbook.policy import HOURS_24
-from runbook.schema import fix, log_event, memo, reading
+from runbook.ledger import Ledger, now_ms
+from runbook.model import Frozen, Json
+from runbook.schema import log_event, memo, reading
 
 KEEP_HOURS = 48
 KEEP_READING_DAYS = 14
@@ -67,14 +66,6 @@ def drop_old(ledger: Ledger, prefix: str, days: int) -> None:
     old = memo.c.at_ms < now_ms() - days * 86_400_000
     with ledger.write() as connection:
         connection.execute(delete(memo).where(memo.c.key.startswith(prefix, autoescape=True), old))
-
-
-def taken_back(ledger: Ledger, runbook: str) -> set[str]:
-    """Keys of what a person undid in the last 24 hours: it is not done again to the same state of its target."""
-    rule = select(fix).where(fix.c.runbook == runbook, fix.c.state == FixState.undone.value)
-    with ledger.read() as connection:
-        rows = connection.execute(rule.where(fix.c.decided_at_ms > now_ms() - HOURS_24)).mappings()
-        return {as_fix(row).key for row in rows}
 
 
 def measure(ledger: Ledger, values: Mapping[str, float]) -> None:

@@ -20,7 +20,7 @@ from runbook.mask import mask
 from runbook.memory import put, recall
 from runbook.model import FixState, Frozen, Json, Outcome, Report
 from runbook.policy import MASS_FAILURE
-from runbook.schema import hook, incident_item, page, run
+from runbook.schema import hook, incident_item, page
 
 MANY = 5
 """Findings of one run beyond this number are one page: nobody reads thirty at night."""
@@ -167,33 +167,6 @@ def tell(ledger: Ledger, report: Report) -> None:
 def _ends(key: str, report: Report) -> bool:
     whole = key.rpartition(":")[2] in WHOLE
     return not whole or report.outcome in {Outcome.healthy, Outcome.fixed}
-
-
-def raise_expired(ledger: Ledger, approval_ms: int) -> None:
-    """A page for each run that waited for a person's answer and got none in time."""
-    now = now_ms()
-    later = run.alias()
-    answered = select(later.c.id).where(
-        later.c.runbook == run.c.runbook, later.c.mode == "approve", later.c.started_at_ms > run.c.ended_at_ms
-    )
-    told = select(page.c.seq).where(page.c.run_id == run.c.id, page.c.key == run.c.runbook + ":approval")
-    rule = select(run.c.id, run.c.runbook).where(
-        run.c.outcome == "waiting",
-        run.c.ended_at_ms.between(now - DAY_MS, now - approval_ms),
-        ~answered.exists(),
-        ~told.exists(),
-    )
-    with ledger.read() as connection:
-        waited = connection.execute(rule).all()
-    if not waited:
-        return
-    with ledger.write() as connection:
-        for row in waited:
-            text = f"Nothing was done. Start it again: its own deployment, mode approve.\nrunbook show {row.id}"
-            call = Call(
-                f"{row.runbook}:approval", Severity.warning, f"{row.runbook}: nobody answered its question", text
-            )
-            raise_page(connection, call, row.runbook, row.id)
 
 
 # -- what people and channels did about them ------------------------------------------------------------------------

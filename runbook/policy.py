@@ -18,7 +18,10 @@ BAD_ENDS = frozenset({FixState.failed, FixState.intended})
 
 
 class Cap(BaseModel):
-    """How many attempts a scope allows; None is no bound of this kind. Attempts count, not successes."""
+    """How many attempts a scope allows; None is no bound of this kind. Attempts count, not successes.
+
+    ``rest_seconds`` (of ``target`` or an action): after an attempt on a target no other run makes one for so long.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,6 +30,7 @@ class Cap(BaseModel):
     per_24h: int | None = Field(None, ge=0)
     failures_15min: int | None = Field(None, ge=1)
     sick_share: float | None = Field(None, gt=0, le=1)
+    rest_seconds: int | None = Field(None, ge=1, le=86_400)
 
 
 DEFAULT_CAPS: Mapping[str, Cap] = {
@@ -42,6 +46,11 @@ DEFAULT_CAPS: Mapping[str, Cap] = {
     "retry_payment": Cap(per_run=5, per_15min=5, per_24h=20),
     "enable_endpoint": Cap(per_run=2, per_15min=2, per_24h=4),
     "restart_instance": Cap(per_run=1, per_15min=1, per_24h=12),  # with its cooldown: three an hour
+    "roll_back": Cap(per_run=1, per_15min=2, per_24h=4),
+    "promote_deployment": Cap(per_run=1, per_15min=2, per_24h=4),
+    "start_maintenance": Cap(per_run=1, per_15min=1, per_24h=4),
+    "scale_app": Cap(per_run=1, per_15min=2, per_24h=4),  # each with its undo
+    "post_status": Cap(per_run=2, per_15min=2, per_24h=6),
     "take_snapshot": Cap(per_run=1, per_15min=1, per_24h=6),
     "trust_ip": Cap(per_run=3, per_15min=6, per_24h=20),
     "trust_again": Cap(per_run=10, per_15min=20, per_24h=40),
@@ -84,6 +93,7 @@ class Facts:
     stopped: str | None
     history: Sequence[Attempt]
     open_targets: Collection[str]
+    taken_back: Collection[str] = ()
     approved: Collection[str] = ()
     refusal: str = ""
     share: Share | None = None
@@ -143,14 +153,43 @@ def _for_one(fix: Fix, facts: Facts, used: Counter[tuple[str, str, str]], taken:
         return facts.refusal or "no person approved it"
     if fix.risk is Risk.person and fix.key not in facts.approved:
         return "needs a person: run it with mode approve"
+    if fix.target in facts.taken_back and fix.key not in facts.approved:
+        return "a person undid an act on it within 24 hours: run it with mode approve to act again"
     for scope, name in _scopes(facts.runbook, fix.action, fix.target):
         general = facts.caps["runbook"] if scope == "runbook" else Cap()
         cap = facts.caps.get(scope if scope in {"global", "target"} else name, general)
+        if cap.rest_seconds is not None and (age := _since(fix, scope, facts)) < cap.rest_seconds * 1000:
+            return f"cooldown: another run tried this target {age // 1000} s ago, {cap.rest_seconds} s must pass"
         for window, limit in ((IN_RUN, cap.per_run), (IN_15MIN, cap.per_15min), (IN_24H, cap.per_24h)):
             count = used[scope, name, window]
             if limit is not None and count >= limit:
                 return f"cap of {name if name else scope}: {count} of {limit} attempts used {window}"
     return ""
+
+
+def _since(fix: Fix, scope: str, facts: Facts) -> int:
+    """How long ago, in ms, another run last tried this target (by this action, when ``scope`` is one); else a day."""
+    tried = [past for past in facts.history if past.target == fix.target and past.run_id != facts.run_id]
+    moments = [past.at_ms for past in tried if scope != "action" or past.action == fix.action]
+    return facts.now_ms - max(moments, default=facts.now_ms - HOURS_24)
+
+
+def used(fixes: Sequence[Fix], facts: Facts) -> list[str]:
+    """What of the caps these fixes fall under is used up by now, a line for the runbook and for each action."""
+    counts = Counter[tuple[str, str, str]]()
+    for past in facts.history:
+        _count(counts, past, facts)
+    lines = []
+    for scope, name in [
+        ("runbook", facts.runbook),
+        *(("action", one) for one in dict.fromkeys(f.action for f in fixes)),
+    ]:
+        cap = facts.caps.get(name, facts.caps["runbook"] if scope == "runbook" else Cap())
+        windows = ((IN_RUN, cap.per_run), (IN_15MIN, cap.per_15min), (IN_24H, cap.per_24h))
+        said = [f"{counts[scope, name, window]} of {limit} {window}" for window, limit in windows if limit is not None]
+        if said:
+            lines.append(f"{name} {', '.join(said)}")
+    return lines
 
 
 def _scopes(runbook: str, action: str, target: str) -> tuple[tuple[str, str], ...]:

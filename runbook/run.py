@@ -10,14 +10,17 @@ from typing import cast
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 from prefect.states import Completed, Failed
+from sqlalchemy import select
 
-from runbook import artifacts, incidents, licence, outbox, postmortem, recorder
+from runbook import artifacts, incidents, licence, outbox, postmortem, questions, recorder
 from runbook.errors import NotConfigured, RunbookError
 from runbook.ledger import ledger, now_ms
 from runbook.mask import mask
 from runbook.model import Finding, Fix, FixState, Frozen, Json, Mode, Outcome, Report
 from runbook.permit import Hand, settle
+from runbook.process import is_dead
 from runbook.recorder import Snapshot
+from runbook.schema import run as table
 from runbook.settings import settings
 
 ACT_MS = 120_000
@@ -54,6 +57,7 @@ class Run:
         self._started = time.monotonic()
         self.id = ""
         self.report: Report | None = None
+        self.asks: questions.Question | None = None
         if self.mode is not asked:
             self.notices.append(f"mode {asked} lowered to {self.mode}: RUNBOOK_MODE is the ceiling")
 
@@ -62,8 +66,22 @@ class Run:
             self.mode = Mode.approve
             step = f"runbook drill {self.runbook}, or RUNBOOK_LICENCE_DAYS=0"
             self.notices.append(f"mode auto lowered to approve: {found.why}. Next: {step}")
-        self.id = self.ledger.open_run(self.runbook, self.mode)
+        context = FlowRunContext.get()
+        flow_run = str(context.flow_run.id) if context is not None and context.flow_run is not None else ""
+        self.id = questions.go_on(self.ledger, flow_run, self.mode) or self.ledger.open_run(self.runbook, self.mode)
+        for text in questions.expire(self.ledger):
+            self.notice(text)
+        self._close_dead()
         return self
+
+    def _close_dead(self) -> None:
+        """Write that runs of this runbook have ended whose process is gone: it could not do so itself."""
+        open_runs = select(table.c.id, table.c.owner).where(table.c.runbook == self.runbook, table.c.outcome.is_(None))
+        with self.ledger.read() as connection:
+            rows = connection.execute(open_runs).all()
+        for row in rows:
+            if row.id != self.id and is_dead(row.owner):
+                self.ledger.close_run(row.id, "crashed", {"error": "its process is gone"})
 
     def found(self, findings: Sequence[Finding]) -> None:
         """Keep what is wrong, masked, here and in the ledger."""
@@ -103,12 +121,11 @@ class Run:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> bool:
+        if isinstance(error, Pause) and self.asks is not None:
+            questions.asked(self.ledger, self.id, self.asks)
+            return False
         if error is not None and not isinstance(error, RunbookError):
-            self.ledger.close_run(
-                self.id,
-                "waiting" if isinstance(error, Pause) else "crashed",
-                {"error": kind.__name__ if kind else ""},
-            )
+            self.ledger.close_run(self.id, "crashed", {"error": kind.__name__ if kind else ""})
             return False
         if isinstance(error, RunbookError):
             self._reason, self._not_configured = str(mask(str(error))), isinstance(error, NotConfigured)

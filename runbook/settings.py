@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from runbook.cooldown import Rule
 from runbook.environment import Settings as Settings
 from runbook.environment import home as home
 from runbook.errors import BadSetting
@@ -32,7 +33,6 @@ class Tables(BaseModel):
     subscription_id: str = "id"
     subscription_status: str = "status"
     subscription_stripe_id: str = "stripeSubscriptionId"
-    subscription_stripe_customer: str = "stripeCustomerId"
     subscription_created: str = "createdAt"
     user: str = "User"
     user_id: str = "id"
@@ -40,20 +40,28 @@ class Tables(BaseModel):
     user_created: str = "createdAt"
     user_failed_logins: str = "failedLoginAttempts"
     user_locked_until: str = "lockedUntil"
+    migration: str = "_prisma_migrations"
+    migration_name: str = "migration_name"
+    migration_started: str = "started_at"
+    migration_finished: str = "finished_at"
+    migration_rolled_back: str = "rolled_back_at"
     session: str = "Session"
     session_id: str = "id"
+    session_token: str = "sessionToken"  # noqa: S105 - a column's name
     session_user: str = "userId"
     session_expires: str = "expires"
 
 
 class Profile(BaseModel):
-    """The optional ``runbook.toml``: names of tables and columns, flow parameters by runbook, caps by scope."""
+    """The optional ``runbook.toml``: names of tables and columns, flow parameters by runbook, caps by scope, how often
+    events may start a runbook."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tables: Tables = Tables()
     parameters: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     caps: Mapping[str, Cap] = Field(default_factory=dict)
+    cooldown: Mapping[str, Rule] = Field(default_factory=dict)
 
 
 def _problem(error: ValidationError) -> tuple[str, str]:
@@ -69,6 +77,12 @@ def settings() -> Settings:
     except ValidationError as error:
         name, problem = _problem(error)
         raise BadSetting(name.upper(), problem, f"correct {name.upper()} in the environment or in .env") from None
+
+
+@lru_cache(maxsize=1)
+def secrets_in_force() -> list[str]:
+    """``settings().secrets()``, worked out once: every text that leaves the process is searched for them."""
+    return settings().secrets()
 
 
 @lru_cache(maxsize=1)
@@ -106,4 +120,5 @@ def caps() -> dict[str, Cap]:
 def forget() -> None:
     """Read the environment and the profile anew at the next call (tests and the demo change them)."""
     settings.cache_clear()
+    secrets_in_force.cache_clear()
     profile.cache_clear()

@@ -10,7 +10,8 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import DictRow
 
 from runbook.settings import profile
-from tasks.database import OPTIONS, connect
+from tasks import rights
+from tasks.database import OPTIONS, connect, identifier
 
 APPLICATION = "runbook-sessions"
 WHOLE_ROWS = 10_000
@@ -20,9 +21,9 @@ CATALOG = """
 SELECT a.attname AS column, current_user AS role,
        has_column_privilege(c.oid, a.attnum, 'SELECT') AS "SELECT",
        has_column_privilege(c.oid, a.attnum, 'UPDATE') AS "UPDATE",
-       has_table_privilege(c.oid, 'SELECT') AS all_columns,
+       has_column_privilege(c.oid, a.attnum, 'INSERT') AS "INSERT",
        has_table_privilege(c.oid, 'DELETE') AS "DELETE",
-       has_table_privilege(c.oid, 'INSERT') AS "INSERT"
+       a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AS must
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -37,15 +38,15 @@ async def app_database() -> AsyncIterator[AsyncConnection[DictRow]]:
         yield connection
 
 
-def quoted(key: str) -> sql.Identifier:
+def quoted(key: str) -> sql.SQL:
     """The table (with its schema) or column that runbook.toml names by ``key``."""
     tables = profile().tables
     name = getattr(tables, key)
-    return sql.Identifier(tables.db_schema, name) if "_" not in key else sql.Identifier(name)
+    return identifier(tables.db_schema, name) if "_" not in key else identifier(name)
 
 
 def named(query: str, *keys: str, **parts: sql.Composable) -> sql.Composed:
-    """``query`` with each ``{key}`` as the profile names it, quoted; ``parts`` fill in the rest."""
+    """``query``, to be executed with values, with each ``{key}`` as the profile names it; ``parts`` are the rest."""
     return sql.SQL(query).format(**{key: quoted(key) for key in keys}, **parts)
 
 
@@ -67,7 +68,8 @@ def missing(found: Mapping[str, DictRow], table: str, keys: Sequence[str]) -> li
         if column not in found:
             lines.append(f'runbook.toml tables.{key}: table "{name}" has no column "{column}"')
         elif not found[column]["SELECT"]:
-            lines.append(f'GRANT SELECT ("{column}") ON "{name}" TO {found[column]["role"]}')
+            role = rights.quoted(found[column]["role"])
+            lines.append(f"GRANT SELECT ({rights.quoted(column)}) ON {rights.quoted(name)} TO {role}")
     return lines
 
 

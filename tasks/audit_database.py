@@ -12,10 +12,11 @@ from runbook.model import Frozen
 from runbook.settings import profile, settings
 from runbook.step import reader
 from tasks.audit import Bounds, Item, State
-from tasks.database import connect
+from tasks.database import connect, identifier
 
 CACHING, SESSIONS, SLOW = "database query caching", "session store", "slow queries in pg_stat_statements"
 ENOUGH_BLOCKS, ENOUGH_CALLS, CHEAP_MS = 10_000, 20, 5.0
+THERE = "SELECT to_regclass(format('%%I.%%I', %s::text, %s::text)) AS found"
 ENABLE = "shared_preload_libraries = 'pg_stat_statements', restart, then CREATE EXTENSION pg_stat_statements"
 
 BLOCKS: LiteralString = """
@@ -82,13 +83,13 @@ async def read_sessions() -> int | None:
     """Rows of the session table that have not expired; None where there is no such table."""
     settings().need(settings().monitor_setting())
     tables = profile().tables
-    name = sql.Identifier(tables.db_schema, tables.session)
     async with connect() as connection:
-        there = await connection.execute("SELECT to_regclass(%s) AS found", (name.as_string(connection),))
+        there = await connection.execute(THERE, (tables.db_schema, tables.session))
         if (await there.fetchone() or {"found": None})["found"] is None:
             return None
         count = sql.SQL("SELECT count(*) AS n FROM {} WHERE {} > now() AT TIME ZONE 'UTC'")
-        rows = await connection.execute(count.format(name, sql.Identifier(tables.session_expires)))
+        name, expires = identifier(tables.db_schema, tables.session), identifier(tables.session_expires)
+        rows = await connection.execute(count.format(name, expires), [])
         return int((await rows.fetchone() or {"n": 0})["n"])
 
 

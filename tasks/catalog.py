@@ -35,7 +35,10 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, r.rolname A
   pg_has_role(r.oid, $right) AS owned, $maintain AS maintained, greatest(c.reltuples, 0)::float8 AS rows,
   c.relpages::bigint * current_setting('block_size')::int AS bytes, c.reltablespace = 0 AS default_space,
   coalesce(s.n_live_tup, 0) AS live, coalesce(s.n_dead_tup, 0) AS dead, s.last_vacuum::text AS last_vacuum,
-  EXISTS (SELECT FROM pg_stat_progress_vacuum p WHERE p.relid = c.oid) AS vacuuming,
+  EXISTS (SELECT FROM pg_stat_progress_vacuum p WHERE p.relid = c.oid)
+  OR EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid WHERE l.locktype = 'relation'
+    AND l.relation = c.oid AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND a.backend_type = 'autovacuum worker') AS vacuuming,
   coalesce(c.reloptions::text[] && '{autovacuum_enabled=false,autovacuum_enabled=off}', false) AS autovacuum_off
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
 LEFT JOIN pg_stat_user_tables s ON s.relid = c.oid

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg import AsyncConnection, errors
+from psycopg import AsyncConnection, errors, sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 
@@ -113,6 +113,14 @@ async def connect(setting: str | None = None, **options: Any) -> AsyncIterator[A
                 yield connection
         except psycopg.Error as error:
             raise failed(name, where, error) from None
+
+
+def identifier(*names: str) -> sql.SQL:
+    """A quoted name (of a schema and its table) for a query that is executed with values, be they an empty list.
+
+    psycopg takes a per cent sign for a placeholder then, also inside a quoted name.
+    """
+    return sql.SQL(sql.Identifier(*names).as_string(None).replace("%", "%%"))
 
 
 def _where(conninfo: str) -> dict[str, str]:

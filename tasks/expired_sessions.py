@@ -1,9 +1,12 @@
-"""Rows of the app's Session table that expired long ago: deleted in batches, and kept for a while to be put back."""
+"""Rows of the app's Session table that expired long ago: deleted in batches, and kept for a while to be put back.
+
+Their tokens are never read: a row that is put back has a new one, which nobody knows. It had expired anyway.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import psycopg
 from psycopg.rows import DictRow
@@ -15,14 +18,16 @@ from runbook.permit import Permit
 from runbook.settings import profile
 from runbook.step import hand, reader
 from tasks.app_tables import app_database, columns, is_cheap, missing, named
+from tasks.rights import RIGHTS, grants
 
 KEYS = ("session_id", "session_user", "session_expires")
+KNOWN = (*KEYS, "session_token")
 OLD_DAYS = 7
 KEEP_DAYS = 7
 BATCH = 500
 AT_MOST = 10 * BATCH
 KEPT = "expired_sessions/"
-"""Under this and the fix's id its deleted rows are remembered, tokens and all: nothing shows what is remembered."""
+"""Under this and the fix's id its deleted rows are remembered: nothing shows what is remembered."""
 
 OLD = f"{{session_expires}} < (now() AT TIME ZONE 'UTC') - interval '{OLD_DAYS} days'"
 EXPIRED = f"""
@@ -30,9 +35,12 @@ SELECT {{session_expires}}::text AS at, {{session_id}}::text AS id FROM {{sessio
  WHERE {OLD} ORDER BY {{session_expires}}, {{session_id}} LIMIT {AT_MOST}"""  # noqa: S608 - constants of this file
 BETWEEN = """ WHERE ({session_expires}, {session_id}) >= (%(first_at)s, %(first_id)s)
    AND ({session_expires}, {session_id}) <= (%(last_at)s, %(last_id)s)"""
-DELETE = "DELETE FROM {session} s" + BETWEEN + f" AND {OLD} RETURNING to_jsonb(s) AS row"  # noqa: S608
+DELETED = " RETURNING {session_id}::text AS id, {session_user}::text AS user, {session_expires}::text AS expires"
+DELETE = "DELETE FROM {session}" + BETWEEN + f" AND {OLD}" + DELETED  # noqa: S608
 RESTORE = """
-INSERT INTO {session} SELECT kept.* FROM jsonb_populate_recordset(NULL::{session}, %(rows)s) kept
+INSERT INTO {session} ({session_id}, {session_user}, {session_expires}, {session_token})
+SELECT kept.{session_id}, kept.{session_user}, kept.{session_expires}, gen_random_uuid()
+  FROM jsonb_populate_recordset(NULL::{session}, %(rows)s) kept
  WHERE EXISTS (SELECT FROM {user} u WHERE u.{user_id} = kept.{session_user})
     ON CONFLICT DO NOTHING"""
 LEFT = f"SELECT count(*) AS rows, count(*) FILTER (WHERE {OLD}) AS old FROM {{session}}" + BETWEEN  # noqa: S608
@@ -67,15 +75,24 @@ async def read_expired() -> Expired:
         found = await columns(connection, "session")
         if not found:
             return Expired()
-        if lines := missing(found, "session", KEYS):
+        if lines := missing(found, "session", KEYS) or _unknown(found):
             return Expired(lacks=lines[0])
         query = named(EXPIRED, "session", *KEYS)
         if not await is_cheap(connection, "session", query, {}):
             index = f'CREATE INDEX CONCURRENTLY ON "{tables.session}" ("{tables.session_expires}")'
             return Expired(lacks=f"expired sessions were not looked for: no index leads to them; {index}")
-        rows = await (await connection.execute(query)).fetchall()
+        rows = await (await connection.execute(query, {})).fetchall()
     slices = [rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]
-    return Expired(batches=tuple(map(_batch, slices)), grant=_grant(list(found.values())))
+    return Expired(batches=tuple(map(_batch, slices)), grant=_grant(found))
+
+
+def _unknown(found: Mapping[str, DictRow]) -> list[str]:
+    """A line where a row could not be put back: it must have a column of which the runbook knows nothing."""
+    tables = profile().tables
+    strange = {name for name, row in found.items() if row["must"]} - {getattr(tables, key) for key in KNOWN}
+    listed = ", ".join(f'"{name}"' for name in sorted(strange))
+    told = f'expired sessions are left to you: "{tables.session}" must have {listed}, so none could be put back'
+    return [told] if strange else []
 
 
 def _batch(rows: Sequence[DictRow]) -> Batch:
@@ -83,11 +100,11 @@ def _batch(rows: Sequence[DictRow]) -> Batch:
     return Batch(first_at=first["at"], first_id=first["id"], last_at=last["at"], last_id=last["id"], rows=len(rows))
 
 
-def _grant(found: Sequence[DictRow]) -> str:
-    first = found[0]
-    rights = {"SELECT": first["all_columns"], "INSERT": first["INSERT"], "DELETE": first["DELETE"]}
-    lacking = ", ".join(name for name, has in rights.items() if not has)
-    return f'GRANT {lacking} ON "{profile().tables.session}" TO {first["role"]}' if lacking else ""
+def _grant(found: Mapping[str, DictRow]) -> str:
+    tables, (right,) = profile().tables, [one for one in RIGHTS if one.table == "session"]
+    has = {"SELECT": [*found], "INSERT": [name for name, row in found.items() if row["INSERT"]]}
+    first = next(iter(found.values()))
+    return " ".join(grants(right, tables, first["role"], has, deletes=first["DELETE"]))
 
 
 @hand("purge {fix.target}")
@@ -99,7 +116,7 @@ async def purge_sessions(fix: Fix, permit: Permit) -> None:
             try:
                 async with connection.transaction():
                     cursor = await connection.execute(query, {**fix.expect})
-                    rows = [one["row"] for one in await cursor.fetchall()]
+                    rows = await cursor.fetchall()
                     if rows:
                         memory.remember(ledger(), KEPT + fix.id, rows)
             except (psycopg.errors.InsufficientPrivilege, psycopg.IntegrityError) as no:
@@ -114,9 +131,11 @@ async def purge_sessions(fix: Fix, permit: Permit) -> None:
 @hand("put back {fix.target}")
 async def restore_sessions(fix: Fix, permit: Permit) -> None:
     """Insert the remembered rows again, but for those whose user is gone or whose id or token is taken."""
-    query = named(RESTORE, "session", "user", "user_id", *KEYS)
+    query = named(RESTORE, "session", "user", "user_id", *KNOWN)
     with permit.attempt(fix) as attempt:
-        rows = memory.recall(ledger(), KEPT + fix.expect["kept"])
+        tables, kept = profile().tables, memory.recall(ledger(), KEPT + fix.expect["kept"]) or []
+        spelled = {"id": tables.session_id, "user": tables.session_user, "expires": tables.session_expires}
+        rows = [{spelled[key]: value for key, value in row.items()} for row in kept]
         if not rows:
             attempt.moved_on(f"their rows were kept for {KEEP_DAYS} days and are gone")
             return
@@ -150,6 +169,12 @@ def undo_purge(fix: Fix) -> Fix:
             "action": "restore_sessions",
             "why": f"undo of {fix.id}",
             "expect": {**fix.expect, "kept": fix.id},
-            "undo": "a later run deletes them again",
+            "undo": "deletes them again",
         }
     )
+
+
+def undo_restore(fix: Fix) -> Fix:
+    """The batch deleted again; rows that no longer are long expired stay."""
+    expect = {name: value for name, value in fix.expect.items() if name != "kept"}
+    return fix.model_copy(update={"action": "purge_sessions", "why": f"undo of {fix.id}", "expect": expect})

@@ -235,8 +235,9 @@ def _said(error: errors.Error) -> str:
 async def _watched(pid: int, what: str) -> AsyncIterator[None]:
     """Show the progress of backend ``pid`` while the block lasts, from a second connection."""
 
+    bar = Progress("slow-queries-index", what)
+
     async def watch() -> None:
-        bar = Progress("slow-queries-index", what)
         await asyncio.sleep(QUIET_SECONDS)
         with contextlib.suppress(OutsideError):
             async with connect() as connection:
@@ -252,3 +253,5 @@ async def _watched(pid: int, what: str) -> AsyncIterator[None]:
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watching
+    if bar.shown:
+        await bar.show(100, "done")

@@ -12,7 +12,7 @@ from runbook import memory
 from runbook.ledger import ledger, now_ms
 from runbook.settings import profile, settings
 from runbook.step import reader
-from tasks.database import connect
+from tasks.database import connect, identifier
 from tasks.limit_score import Account
 from tasks.limit_tally import Limits, weigh
 from tasks.logs import read_log
@@ -42,10 +42,10 @@ async def read_accounts(names: Collection[str]) -> dict[str, Account]:
         "SELECT {id}::text AS id, lower({email}) AS email, {created} AS created FROM {table} "
         "WHERE {id}::text = ANY(%(names)s) OR lower({email}) = ANY(%(lower)s)"
     ).format(
-        id=sql.Identifier(names_of.user_id),
-        email=sql.Identifier(names_of.user_email),
-        created=sql.Identifier(names_of.user_created),
-        table=sql.Identifier(names_of.db_schema, names_of.user),
+        id=identifier(names_of.user_id),
+        email=identifier(names_of.user_email),
+        created=identifier(names_of.user_created),
+        table=identifier(names_of.db_schema, names_of.user),
     )
     wanted = {"names": list(names), "lower": [name.lower() for name in names]}
     async with connect() as connection:

@@ -156,7 +156,9 @@ def undo_archive(fix: Fix) -> Fix:
     kept = {name: fix.expect[name] for name in ("size", "mtime_ns")}
     expect = {**kept, "path": fix.want["path"]}
     changed = {"action": "restore_log", "expect": expect, "want": {"path": fix.expect["path"]}}
-    return fix.model_copy(update=changed | {"why": f"undo of {fix.id}", "undo": "archived again by the next run"})
+    return fix.model_copy(
+        update=changed | {"why": f"undo of {fix.id}", "undo": "archived again by a run of another day"}
+    )
 
 
 @hand("restore {fix.target}")

@@ -17,15 +17,6 @@ from tasks import sentry
 from tasks.logs import read_log
 
 MINUTES = 5
-FAILED_SIGN_INS = frozenset(
-    {
-        "login_failed", "login_failure", "failed_login", "user_login_failed", "login_error", "signin_failed",
-        "sign_in_failed", "signin_error", "auth_failed", "auth_failure", "authentication_failed", "invalid_credentials",
-        "invalid_password", "CredentialsSignin", "CREDENTIALS_SIGNIN", "account_locked", "login_rate_limited",
-        "login_rate_limited_ip", "login_rate_limited_user", "auth_rate_limited", "auth_rate_limited_ip",
-    }
-)  # fmt: skip
-"""Names under which apps log a sign-in that failed."""
 
 
 async def error_sample(trigger: float) -> Sample:
@@ -62,7 +53,7 @@ async def sign_in_sample(trigger: float) -> Sample:
     """Sign-ins that failed, by minute; the evidence says whether one address or one user stands out."""
     if not settings().has_app_log:
         settings().need("APP_LOG")
-    found = await _from_log(FAILED_SIGN_INS)
+    found = await _from_log(settings().runbook_login_failed)
     counts = Counter(one.at_ms // MINUTE_MS for one in found)
     points = by_minute(counts, now_ms(), trigger)
     shape, evidence = attack(found)

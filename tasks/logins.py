@@ -15,6 +15,7 @@ from runbook.permit import Attempt, Permit
 from runbook.settings import profile
 from runbook.step import hand, reader
 from tasks.app_tables import app_database, columns, is_cheap, missing, named, rows_about
+from tasks.rights import quoted
 
 KEYS = ("user_id", "user_email", "user_failed_logins", "user_locked_until")
 GRACE_SECONDS = 60
@@ -144,9 +145,8 @@ def _unique() -> str:
 def _grant(found: Mapping[str, DictRow]) -> str:
     tables = profile().tables
     lacking = [name for name in (tables.user_failed_logins, tables.user_locked_until) if not found[name]["UPDATE"]]
-    role = found[tables.user_id]["role"]
-    listed = ", ".join(f'"{name}"' for name in lacking)
-    return f'GRANT UPDATE ({listed}) ON "{tables.user}" TO {role}' if lacking else ""
+    role = quoted(found[tables.user_id]["role"])
+    return f"GRANT UPDATE ({', '.join(map(quoted, lacking))}) ON {quoted(tables.user)} TO {role}" if lacking else ""
 
 
 # -- hands ----------------------------------------------------------------------------------------------------------

@@ -257,7 +257,7 @@ def escaped(text: str) -> str:
 def _judge(setting: str, answer: Answer, good: int) -> None:
     if answer.status == good:
         return
-    said = answer.body[:200].decode("utf-8", "replace").strip()
+    said = answer.said()
     if answer.status == 429 or answer.status >= 500:
         raise OutsideError(setting, f"answered {answer.status}", "it is tried again", transient=True)
     raise _Refused(setting, f"refused the message ({answer.status} {said})", f"correct {setting}; it is tried again")

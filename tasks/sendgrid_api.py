@@ -19,6 +19,7 @@ from python_http_client.exceptions import HTTPError as Refusal
 from sendgrid import SendGridAPIClient
 
 from runbook.errors import BadSetting, OutsideError, RunbookError
+from runbook.mask import mask
 from runbook.model import Json
 from runbook.settings import settings
 
@@ -151,7 +152,7 @@ def _ours(error: Refusal, what: str) -> RunbookError:
 def _said(body: object) -> str:
     try:
         errors = json.loads(body)["errors"]  # type: ignore[arg-type]
-        return "; ".join(str(one["message"]) for one in errors)[:300]
+        return str(mask("; ".join(str(one["message"]) for one in errors)))[:300]
     except (ValueError, TypeError, LookupError):
         return "no reason given"
 

@@ -15,7 +15,8 @@ from runbook.model import Fix, Proof
 from runbook.permit import Attempt, Permit
 from runbook.settings import profile, settings
 from runbook.step import hand, reader
-from tasks.database import connect
+from tasks.database import connect, identifier
+from tasks.rights import quoted
 from tasks.stripe_api import TurnedDown, ask, key_is_live, wrong_mode
 
 APPLICATION = "runbook-payments"
@@ -52,14 +53,14 @@ class NoStripeId(NamedTuple):
 
 
 def named(query: str) -> sql.Composed:
-    """``query`` with the profile's own names of the table and its columns, quoted."""
+    """``query``, to be executed with values, with the profile's own names of the table and its columns, quoted."""
     tables = profile().tables
     return sql.SQL(query).format(
-        table=sql.Identifier(tables.db_schema, tables.subscription),
-        id=sql.Identifier(tables.subscription_id),
-        status=sql.Identifier(tables.subscription_status),
-        stripe_id=sql.Identifier(tables.subscription_stripe_id),
-        created=sql.Identifier(tables.subscription_created),
+        table=identifier(tables.db_schema, tables.subscription),
+        id=identifier(tables.subscription_id),
+        status=identifier(tables.subscription_status),
+        stripe_id=identifier(tables.subscription_stripe_id),
+        created=identifier(tables.subscription_created),
     )
 
 
@@ -100,7 +101,7 @@ def _may(column: DictRow, right: str, privilege: str) -> None:
     if column[right]:
         return
     table, role = profile().tables.subscription, column["role"]
-    grant = f'GRANT {privilege} ("{column["name"]}") ON "{table}" TO {role}'
+    grant = f"GRANT {privilege} ({quoted(column['name'])}) ON {quoted(table)} TO {quoted(role)}"
     problem = f'role {role} may not {privilege} "{table}"."{column["name"]}"'
     raise BadSetting(settings().monitor_setting(), problem, grant)
 
@@ -123,8 +124,8 @@ async def stream_rows(connection: AsyncConnection[DictRow], young_minutes: int) 
 async def without_stripe_id(connection: AsyncConnection[DictRow]) -> NoStripeId:
     """Rows that no object of Stripe's can be compared with."""
     where = " FROM {table} WHERE {stripe_id} IS NULL OR {stripe_id} = ''"
-    counted = await (await connection.execute(named("SELECT count(*) AS rows" + where))).fetchone()
-    listed = await connection.execute(named("SELECT {id}::text AS id" + where + " ORDER BY {id} LIMIT 10"))
+    counted = await (await connection.execute(named("SELECT count(*) AS rows" + where), [])).fetchone()
+    listed = await connection.execute(named("SELECT {id}::text AS id" + where + " ORDER BY {id} LIMIT 10"), [])
     return NoStripeId(counted["rows"] if counted else 0, tuple(row["id"] for row in await listed.fetchall()))
 
 

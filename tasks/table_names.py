@@ -40,16 +40,6 @@ async def read_catalog() -> Catalog:
     return {(row["schema"], row["table"]): tuple(row["columns"]) for row in rows}
 
 
-@reader("read the server's version")
-async def read_version() -> int:
-    """The server's version as PostgreSQL counts it: 180001 is 18.1."""
-    async with connect() as connection:
-        row = await (
-            await connection.execute("SELECT current_setting('server_version_num')::int AS version")
-        ).fetchone()
-    return int(row["version"]) if row else 0
-
-
 def groups() -> dict[str, list[str]]:
     """The keys of ``[tables]`` that name a table, each with the keys of its columns."""
     keys = [name for name in Tables.model_fields if name != "db_schema"]

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from runbook.errors import OutsideError
+from runbook.mask import mask
 from runbook.model import Frozen, Json
 
 SECONDS = 10.0
@@ -34,6 +35,10 @@ class Answer(Frozen):
             raise OutsideError(
                 setting, f"answered {self.status} with a body that is no JSON", f"see whether {setting} is right"
             ) from None
+
+    def said(self, width: int = 200) -> str:
+        """The body's first words, for a person: masked before they are cut, as half a secret is known to nobody."""
+        return str(mask(" ".join(self.body[: 64 * 1024].decode("utf-8", "replace").split())))[:width]
 
 
 async def call(

@@ -137,6 +137,7 @@ def make_world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]
             RUNBOOK_HOME=str(folder),
             RUNBOOK_LEDGER_URL=f"sqlite:///{folder}/ledger.db",
             RUNBOOK_MODE="auto",
+            RUNBOOK_LICENCE_DAYS="0",
             APP_LOG=str(world.log),
             **pagerduty.env(),
             **slack.env(),

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from deployments import doctor as doctoring
+from deployments import role as roles
 from deployments import show
 from deployments.live import progress
 from deployments.terminal import AsJson, say
@@ -44,3 +45,10 @@ def doctor(as_json: AsJson = False) -> None:
         checks = asyncio.run(doctoring.examine())
     say({"checks": [one.as_json() for one in checks]}, show.checks_text(checks), as_json)
     raise typer.Exit(2 if any(one.state == "bad" for one in checks) else 0)
+
+
+@app.command()
+def role(as_json: AsJson = False) -> None:
+    """The database role runbooks need and nothing more, as SQL for the database's owner."""
+    text = asyncio.run(roles.of_settings())
+    say({"role": text}, text, as_json)

@@ -243,7 +243,7 @@ def test_the_doctor_is_content_here_and_says_what_a_poor_role_lacks(command: Com
     code, document, _ = command("doctor", DATABASE_URL=server.url(user="app"), PREFECT_API_URL="")
     steps = {one["name"]: one["next_step"] for one in document["checks"] if one["state"] == "bad"}
     assert code == 2
-    assert steps["pg_monitor"] == "GRANT pg_monitor TO app"
+    assert steps["pg_monitor"] == 'GRANT pg_monitor TO "app"'
 
 
 def test_a_pool_without_one_free_slot_is_mended_from_the_command_line(command: Command, server: Postgres) -> None:

@@ -94,6 +94,7 @@ def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         monkeypatch.setenv("RUNBOOK_HOME", str(tmp_path))
         monkeypatch.setenv("RUNBOOK_LEDGER_URL", f"sqlite:///{tmp_path}/ledger.db")
         monkeypatch.setenv("RUNBOOK_MODE", "auto")
+        monkeypatch.setenv("RUNBOOK_LICENCE_DAYS", "0")
         monkeypatch.setenv("RUNBOOK_DISK_PATHS", str(disk))
         monkeypatch.setenv("RUNBOOK_ARCHIVE_LOGS", f"{world.logs}/*.log.[0-9]*")
         forget()

@@ -61,6 +61,7 @@ def env(world: World) -> dict[str, str]:
         "RUNBOOK_LEDGER_URL": f"sqlite:///{world.folder}/ledger.db",
         "RUNBOOK_HOME": str(world.folder),
         "RUNBOOK_MODE": "auto",
+        "RUNBOOK_LICENCE_DAYS": "0",
     }
 
 

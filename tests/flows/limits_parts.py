@@ -131,6 +131,7 @@ def world(accounts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
             "APP_LOG": str(app.log_path),
             "RUNBOOK_LEDGER_URL": f"sqlite:///{tmp_path}/ledger.db",
             "RUNBOOK_MODE": "auto",
+            "RUNBOOK_LICENCE_DAYS": "0",
         }
         for name, value in env.items():
             monkeypatch.setenv(name, value)

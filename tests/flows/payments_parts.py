@@ -117,6 +117,7 @@ def env(world: World, user: str = "runbook") -> dict[str, str]:
         "APP_LOG": str(world.app.log_path),
         "RUNBOOK_LEDGER_URL": f"sqlite:///{world.folder}/ledger.db",
         "RUNBOOK_MODE": "auto",
+        "RUNBOOK_LICENCE_DAYS": "0",
     }
 
 

@@ -99,6 +99,7 @@ def world(postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             "RUNBOOK_HOME": str(tmp_path),
             "RUNBOOK_LEDGER_URL": f"sqlite:///{tmp_path}/ledger.db",
             "RUNBOOK_MODE": "auto",
+            "RUNBOOK_LICENCE_DAYS": "0",
             "DATABASE_URL": postgres.url(user="runbook") + "?connection_limit=5&schema=public",
             "APP_URL": app.url,
             "APP_LOG": str(app.log_path),

@@ -55,6 +55,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 def test_every_alert_has_at_least_five() -> None:
     assert set(CORPUS) == set(FOR)
+    assert all(2 * need > of for need, of in FOR.values())
     assert {alert for alert, of in CORPUS.items() if len(of) < 5} == set()
 
 

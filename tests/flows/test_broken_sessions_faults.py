@@ -24,7 +24,8 @@ postgres, world = parts.postgres, parts.world  # fixtures
 OTHER = "Zr8Wn3LqT6vKx1PbM9sYc5HdJ2fGe7Ua"
 GRANTS = {
     'UPDATE ("failedLoginAttempts", "lockedUntil") ON "User"': 'GRANT UPDATE ("failedLoginAttempts", "lockedUntil")',
-    'INSERT, DELETE ON "Session"': 'GRANT INSERT, DELETE ON "Session" TO runbook',
+    'DELETE ON "Session"': 'GRANT DELETE ON "public"."Session" TO "runbook"',
+    'INSERT ("sessionToken") ON "Session"': 'GRANT INSERT ("sessionToken") ON "public"."Session" TO "runbook"',
 }
 
 
@@ -204,6 +205,11 @@ async def test_a_missing_right_is_named_and_the_rest_is_done(world: World, grant
             'tables.user_locked_until: table "User" has no column "lockedUntil"',
         ),
         ('ALTER TABLE "Session" RENAME TO gone', 'ALTER TABLE gone RENAME TO "Session"', ""),
+        (
+            'ALTER TABLE "Session" ADD "device" text NOT NULL',
+            'ALTER TABLE "Session" DROP "device"',
+            '"Session" must have "device", so none could be put back',
+        ),
     ],
 )
 async def test_an_app_without_that_table_or_column(world: World, change: str, back: str, said: str) -> None:

@@ -241,6 +241,8 @@ async def test_undo_turns_the_flag_back_and_refuses_after_a_person_turned_it(wor
     report = await undo(world.ledger, flip.id)
     assert (report.outcome is Outcome.undone) is not bool(turned)
     assert world.flag == (turned or OWN)
+    report = await world.run()
+    assert world.flag == (turned or OWN), report
 
 
 async def test_a_command_that_fails_is_believed_only_after_looking(world: World) -> None:

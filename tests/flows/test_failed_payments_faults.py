@@ -76,7 +76,7 @@ async def test_a_list_cut_short_in_silence_changes_no_row_wrongly(sick: World) -
         ('ALTER TABLE "Subscription" RENAME "createdAt" TO created', "tables.subscription_created"),
         (
             'REVOKE UPDATE (status) ON "Subscription" FROM runbook',
-            'GRANT UPDATE ("status") ON "Subscription" TO runbook',
+            'GRANT UPDATE ("status") ON "Subscription" TO "runbook"',
         ),
         ('REVOKE SELECT ON "Subscription" FROM runbook', "may not SELECT"),
     ],

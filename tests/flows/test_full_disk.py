@@ -66,6 +66,8 @@ async def test_undo_puts_the_log_back_as_it_was(world: World) -> None:
     assert undone.outcome is Outcome.undone, undone
     assert log.read_bytes() == before and log.stat().st_mtime_ns == seen.st_mtime_ns
     assert not log.with_name("web.log.1.gz").exists()
+    again = await world.run(free_at=0.4)
+    assert log.read_bytes() == before and "a person undid" in of(again, "web.log.1").why
 
 
 async def test_undo_is_refused_when_another_file_took_the_place(world: World) -> None:
@@ -102,6 +104,21 @@ async def test_written_to_between_plan_and_act_it_stays(world: World) -> None:
         await permit.apply(HANDS)
     assert run.report is not None and fixes(run.report) == {"web.log.1": "refused"}
     assert log.read_bytes().endswith(LINE) and not log.with_name("web.log.1.gz").exists()
+
+
+async def test_written_to_while_it_was_packed_it_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = world.log("web.log.1")
+    world.fill(3 * MIB)
+    link = os.link
+
+    def late(part: Path, packed: Path) -> None:
+        link(part, packed)
+        with log.open("ab") as out:
+            out.write(b"the last word\n")
+
+    monkeypatch.setattr(os, "link", late)
+    assert fixes(await world.run()) == {"web.log.1": "refused"}
+    assert log.read_bytes().endswith(b"the last word\n")
 
 
 async def test_with_no_room_for_a_copy_nothing_is_lost(world: World) -> None:

@@ -72,6 +72,7 @@ async def test_it_stays_as_it_is(world: World, case: dict[str, Any], monkeypatch
     assert fixes(report)["good.log.1"] in {"proven", "refused"}
     acted = {name for name, how in fixes(report).items() if how in {"proven", "applied", "failed", "intended"}}
     assert acted <= {"good.log.1"}
+    assert case.get("beside") or path.name not in fixes(report), "it is not even planned"
 
 
 def test_there_are_enough_of_them() -> None:

@@ -41,8 +41,6 @@ PASS, FAIL, AWAY, UNSEEN = State.passed, State.failed, State.not_applying, State
 def server() -> Iterator[Postgres]:
     with Postgres() as running:
         seed(running.url(), users=300, subscriptions=10)
-        with psycopg.connect(running.url(), autocommit=True) as owner:
-            owner.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO runbook")
         yield running
 
 

@@ -44,6 +44,11 @@ def owned(server: Postgres, *statements: str) -> None:
             owner.execute(one)
 
 
+def asked(server: Postgres, question: str) -> bool:
+    with psycopg.connect(server.url(), autocommit=True) as owner:
+        return owner.execute(question).fetchone() == (True,)
+
+
 def dead_rows_counted(server: Postgres, table: str) -> bool:
     with psycopg.connect(server.url(), autocommit=True) as owner:
         rows = owner.execute("SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = %s", [table]).fetchall()
@@ -58,6 +63,7 @@ async def test_a_look_alike_is_left_alone(shop: Postgres, case: dict[str, Any]) 
             made = getattr(database_faults, case["make"])(shop)
             stack.callback(made.close)
             pids += [pid for pid, _ in made.known]
+            wait_until(lambda: asked(shop, case["until"]), case["until"])
         owned(shop, *case.get("before", ()))
         if "invalid" in case:
             invalid_index(shop, *case["invalid"].values())

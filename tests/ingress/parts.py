@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from demo.serving import Served
@@ -62,7 +62,9 @@ class Events:
 
     def __init__(self) -> None:
         self.status, self.batches, self.refuses = 204, list[list[dict[str, Any]]](), ""
-        self._served = Served(Starlette(routes=[Route("/api/events", self._take, methods=["POST"])]), 0)
+        self.loses = False
+        routes = [("/api/events", self._take), ("/api/events/filter", self._show)]
+        self._served = Served(Starlette(routes=[Route(path, to, methods=["POST"]) for path, to in routes]), 0)
         self.url = f"{self._served.url}/api"
         self._served.start()
 
@@ -77,6 +79,11 @@ class Events:
         if self.status == 204:
             self.batches.append(batch)
         return Response(status_code=self.status)
+
+    async def _show(self, request: Request) -> Response:
+        wanted = (await request.json())["filter"]["id"]["id"]
+        shown = [] if self.loses else [one for one in self.taken if one["id"] in wanted]
+        return JSONResponse({"events": shown, "total": len(shown)})
 
     def stop(self) -> None:
         self._served.stop()

@@ -67,7 +67,7 @@ def test_a_person_in_a_terminal_decides(answer: str, granted: int) -> None:
     me = getpass.getuser()
     assert f"granted {granted}" in said, shown
     assert (f"refused by {me}" in said) is (granted == 0)
-    assert "| set | row 0 | person | it is wrong | swap |" in shown
+    assert "- set **row 0** (person): it is wrong. Undo: swap" in shown
     assert "- rows: are old" in shown
     with ledger().read() as connection:
         (row,) = connection.execute(select(entry).where(entry.c.kind == "approval")).mappings()
@@ -84,6 +84,7 @@ async def test_what_a_person_is_shown_is_whole_and_masked(monkeypatch: pytest.Mo
         shown = as_markdown(run, plan)
     assert "canary" not in shown
     assert "someone" not in shown
-    assert f"**{RUNBOOK}** asks to do 60 fixes. Plan `{plan_hash(plan)}`, run `{run.id}`." in shown
-    assert "| … | 10 more" in shown
-    assert "Without an answer in 900 s nothing is done." in shown
+    assert f"**{RUNBOOK}** asks to do 60 fixes: plan `{plan_hash(plan)}`, run `{run.id}`." in shown
+    assert "… and 10 more" in shown
+    assert "(in 900 s) nothing is done." in shown
+    assert f"{RUNBOOK} 0 of 20 in this run" in shown

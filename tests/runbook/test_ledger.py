@@ -174,3 +174,40 @@ def test_this_process_lives_and_an_ended_one_is_dead() -> None:
     assert is_dead(f"{host}:{pid}:1"), "another process that had this number"
     assert not is_dead(f"{host}:{pid}:?"), "who cannot tell when it started is not called dead"
     assert not is_dead(f"elsewhere:{pid}:1"), "nobody can tell from here"
+
+
+# -- what a person took back ----------------------------------------------------------------------------------------
+
+
+def taken_back(book: Ledger) -> set[str]:
+    with book.read() as connection:
+        return book.taken_back(connection)
+
+
+def done(book: Ledger, target: str) -> str:
+    made = grant(book, a_fix(target))
+    book.move(made.id, [FixState.granted], FixState.intended, {}, fresh=True)
+    book.move(made.id, [FixState.intended], FixState.proven, {})
+    return made.id
+
+
+def test_what_a_person_took_back_is_known_for_a_day_by_when_they_did(book: Ledger) -> None:
+    old, kept = done(book, "row 1"), done(book, "row 2")
+    with book.write() as connection:
+        connection.execute(update(fix).where(fix.c.id == old).values(decided_at_ms=now_ms() - 5 * HOURS_24))
+    assert taken_back(book) == set()
+    book.move(old, [FixState.proven], FixState.undone, {"by": done(book, "row 1")})
+    assert taken_back(book) == {"row 1"} and book.state(kept) is FixState.proven
+    with book.write() as connection:
+        connection.execute(update(entry).where(entry.c.kind == "undone").values(at_ms=now_ms() - HOURS_24 - 1))
+    assert taken_back(book) == set()
+
+
+def test_what_was_done_again_since_is_taken_back_no_more(book: Ledger) -> None:
+    book.move(done(book, "row 1"), [FixState.proven], FixState.undone, {"by": done(book, "row 1")})
+    grant(book, a_fix("row 1"))  # only granted: nothing was done yet
+    assert taken_back(book) == {"row 1"}
+    with book.write() as connection:
+        connection.execute(update(fix).where(fix.c.state == "granted").values(state="refused"))
+    done(book, "row 1")
+    assert taken_back(book) == set()

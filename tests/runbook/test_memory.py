@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import update
-
 from runbook import memory
 from runbook.ledger import Ledger, now_ms
 from runbook.memory import LogEvent
-from runbook.model import FixState
-from runbook.policy import HOURS_24
-from runbook.schema import fix
-from tests.runbook.parts import RUNBOOK, a_fix, grant
 
 
 def test_a_state_is_replaced_and_seen_by_others(book: Ledger, ledger_url: str) -> None:
@@ -62,14 +56,3 @@ def test_a_crash_keeps_neither_events_nor_cursor(book: Ledger) -> None:
         pass
     assert memory.events(book, {"ip_blocked"}, 0) == []
     assert memory.recall(book, "log/app.log") is None
-
-
-def test_what_was_taken_back_is_known_by_its_key_for_a_day(book: Ledger) -> None:
-    done, undone = (grant(book, a_fix(target)) for target in ("row 1", "row 2"))
-    for one in (done, undone):
-        book.move(one.id, [FixState.granted], FixState.proven, {})
-    book.move(undone.id, [FixState.proven], FixState.undone, {})
-    assert memory.taken_back(book, RUNBOOK) == {a_fix("row 2").key} and memory.taken_back(book, "another") == set()
-    with book.write() as connection:
-        connection.execute(update(fix).values(decided_at_ms=now_ms() - HOURS_24 - 1))
-    assert memory.taken_back(book, RUNBOOK) == set()

@@ -13,7 +13,7 @@ from runbook.ledger import Ledger, now_ms
 from runbook.model import Finding, Fix, FixState, Mode, Outcome, Report, Share
 from runbook.outbox import Call, Page, Severity
 from runbook.run import Run
-from runbook.schema import hook, run
+from runbook.schema import hook
 from tests.runbook.parts import World, rows
 
 NEEDED = Finding(subject="quota", detail="is used up", page=True)
@@ -162,33 +162,6 @@ def told(book: Ledger, event: str, key: str, number: int) -> None:
     payload = {"incident_key": key, "number": number, "status": "acknowledged"}
     with book.write() as connection:
         connection.execute(insert(hook).values(**values, payload=payload, received_at_ms=now_ms()))
-
-
-def test_a_question_nobody_answered_is_paged_once(in_force: Ledger) -> None:
-    waited = in_force.open_run("a", "approve")
-    in_force.close_run(waited, "waiting", {})
-    outbox.raise_expired(in_force, 900_000)
-    assert keys(in_force) == []  # there is still time
-    aged(in_force, waited)
-    outbox.raise_expired(in_force, 900_000)
-    outbox.raise_expired(in_force, 900_000)
-    (page,) = opened(in_force)
-    assert (page.key, page.times, page.severity) == ("a:approval", 1, Severity.warning)
-
-
-def test_a_question_that_was_answered_is_not_paged(in_force: Ledger) -> None:
-    waited = in_force.open_run("a", "approve")
-    in_force.close_run(waited, "waiting", {})
-    aged(in_force, waited)
-    in_force.open_run("a", "approve")  # the resumed run begins again at its top
-    outbox.raise_expired(in_force, 900_000)
-    assert keys(in_force) == []
-
-
-def aged(book: Ledger, run_id: str) -> None:
-    with book.write() as connection:
-        hour = now_ms() - 3_600_000
-        connection.execute(update(run).where(run.c.id == run_id).values(started_at_ms=hour, ended_at_ms=hour))
 
 
 def test_an_older_ledger_gets_the_table(in_force: Ledger) -> None:

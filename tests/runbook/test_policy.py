@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runbook import policy
 from runbook.model import Fix, FixState, Mode, Risk, Share
 from runbook.policy import DEFAULT_CAPS, HOURS_24, MINUTES_15, Attempt, Cap, Facts, decide
 from tests.runbook.parts import a_fix
@@ -24,6 +25,9 @@ def facts(**given_: Any) -> Facts:
 def past(n: int = 1, *, age: int = 1000, state: FixState = FixState.proven, **given_: Any) -> list[Attempt]:
     base = {"runbook": "a-runbook", "action": "set", "run_id": "run_0"}
     return [Attempt(**base | {"target": f"other {i}"} | given_, at_ms=NOW - age, state=state) for i in range(n)]
+
+
+RESTED = {**DEFAULT_CAPS, "target": Cap(rest_seconds=60)}
 
 
 def granted(fixes: Sequence[Fix], known: Facts) -> list[bool]:
@@ -51,6 +55,7 @@ def test_a_plain_fix_is_granted() -> None:
         (facts(mode=Mode.approve), "no person approved it"),
         (facts(mode=Mode.approve, refusal="refused by mia"), "refused by mia"),
         (facts(open_targets={"row 1"}), "another fix holds this target"),
+        (facts(taken_back={"row 1"}), "a person undid an act on it within 24 hours"),
         (facts(share=Share(sick=6, of=10)), "mass failure: 6 of 10"),
         (facts(share=Share(sick=0, of=0)), "mass failure"),
         (facts(history=past(3, state=FixState.failed)), "3 attempts of this runbook failed"),
@@ -66,6 +71,10 @@ def test_a_plain_fix_is_granted() -> None:
         (facts(history=past(1), caps={**DEFAULT_CAPS, "a-runbook": Cap(per_24h=1)}), "cap of a-runbook: 1 of 1"),
         (facts(history=past(6000, runbook="b", action="b", age=MINUTES_15)), "cap of global: 6000 of 6000"),
         (
+            facts(history=past(target="row 1", age=59_000), caps=RESTED),
+            "cooldown: another run tried this target 59 s ago",
+        ),
+        (
             facts(runbook="failed-payments", share=Share(sick=6, of=100)),
             "6 of 100 are sick, more than 5%",
         ),
@@ -74,6 +83,29 @@ def test_a_plain_fix_is_granted() -> None:
 def test_what_refuses(known: Facts, reason: str) -> None:
     assert granted([a_fix()], known) == [False]
     assert reason in why(a_fix(), known)
+
+
+@pytest.mark.parametrize(
+    ("known", "may"),
+    [
+        (facts(history=past(target="row 1", age=60_000), caps=RESTED), True),
+        (facts(history=past(target="row 2"), caps=RESTED), True),
+        (facts(history=past(target="row 1", run_id="run_1"), caps=RESTED), True),  # this run's own harder fix
+        (facts(history=past(target="row 1", action="b"), caps={**DEFAULT_CAPS, "set": Cap(rest_seconds=60)}), True),
+        (facts(history=past(target="row 1"), caps={**DEFAULT_CAPS, "set": Cap(rest_seconds=60)}), False),
+    ],
+)
+def test_a_target_rests_between_runs(known: Facts, may: bool) -> None:
+    assert granted([a_fix()], known) == [may]
+
+
+def test_what_is_used_of_the_caps_is_said_for_the_runbook_and_each_action() -> None:
+    caps = {**DEFAULT_CAPS, "set": Cap(per_15min=3)}
+    known = facts(history=[*past(2), *past(1, age=MINUTES_15), *past(1, runbook="b", action="b")], caps=caps)
+    assert policy.used([a_fix(), a_fix("row 2")], known) == [
+        "a-runbook 0 of 20 in this run, 2 of 40 in 15 minutes, 3 of 200 in 24 hours",
+        "set 2 of 3 in 15 minutes",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +119,8 @@ def test_what_refuses(known: Facts, reason: str) -> None:
         facts(history=past(3, target="row 1", age=HOURS_24)),
         facts(history=past(19, run_id="run_1")),
         facts(open_targets={"row 2"}),
+        facts(taken_back={"row 2"}),
+        facts(taken_back={"row 1"}, approved={a_fix().key}),
         facts(share=None),
         facts(history=past(40, age=MINUTES_15)),
         facts(history=past(200, age=HOURS_24)),

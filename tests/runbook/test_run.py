@@ -12,6 +12,7 @@ from runbook.errors import BadSetting, LedgerError, NotConfigured, OutsideError
 from runbook.ledger import ledger
 from runbook.model import Finding, FixState, Mode, Outcome, Risk
 from runbook.permit import Hand
+from runbook.process import this_process
 from runbook.run import Run
 from runbook.schema import run as table
 from tests.runbook.parts import FINDING, RUNBOOK, a_fix
@@ -180,3 +181,16 @@ async def test_an_unsettled_fix_whose_outcome_stays_unseen_is_told() -> None:
     async with Run(RUNBOOK, Mode.auto) as run:
         await run.settle({"set": Hand(act, dark)})  # type: ignore[arg-type]
     assert f"settled {fix_id} (set row 1) by looking: intended, could not be seen" in run.notices[0]
+
+
+async def test_a_run_whose_process_is_gone_is_called_crashed_by_the_next() -> None:
+    book = ledger()
+    lost, alive, other = (book.open_run(name, "auto") for name in (RUNBOOK, RUNBOOK, "another"))
+    with book.write() as connection:
+        host, pid, _ = this_process().rsplit(":", 2)
+        connection.execute(table.update().where(table.c.id.in_([lost, other])).values(owner=f"{host}:{pid}:1"))
+    async with Run(RUNBOOK, Mode.auto):
+        pass
+    with book.read() as connection:
+        found = {row.id: row.outcome for row in connection.execute(select(table.c.id, table.c.outcome))}
+    assert (found[lost], found[alive], found[other]) == ("crashed", None, None)

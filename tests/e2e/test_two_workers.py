@@ -1,0 +1,78 @@
+"""Two workers on one Prefect server on PostgreSQL: one dies in the middle of a run, the other goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from demo import database_faults
+from demo.__main__ import Api
+from demo.stack import Stack
+from runbook.ledger import Ledger
+from runbook.schema import OPEN_STATES, fix, run
+from tests.e2e.test_prefect import ended, until
+
+pytestmark = pytest.mark.prefect
+SAYS = re.compile(r"Worker '(\w+)' submitting flow run")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(lambda _text: None, tmp_path_factory.mktemp("two"), events=True) as running:
+        Api(running.prefect.url).pause_schedules()
+        yield running
+
+
+def worker_of(api: Api, run_id: str) -> str:
+    """Which worker took a run, by what it said of it."""
+    wanted = {"logs": {"flow_run_id": {"any_": [run_id]}}}
+
+    def look() -> str | None:
+        lines = [one["message"] for one in api.call("POST", "/logs/filter", wanted)]
+        return next((found[1] for line in lines if (found := SAYS.search(line))), None)
+
+    return str(until(look, "the worker's word"))
+
+
+def test_a_worker_dies_in_a_run_and_the_other_has_the_next(stack: Stack) -> None:
+    api, book = Api(stack.prefect.url), Ledger(stack.env()["RUNBOOK_LEDGER_URL"])
+    workers: dict[str, subprocess.Popen[bytes]] = {"demo": stack.worker, "second": stack.prefect.start_worker("second")}
+    writers = database_faults.idle_writers(stack.postgres, 2)
+    blocked = database_faults.blocked_app(stack.postgres, 2, 2)
+    try:
+        time.sleep(3)  # the profile calls a wait of 2 s long
+        run_id = api.start("pool-exhaustion", mode="auto", hold_seconds=60)
+        until(lambda: writers.alive() == 0, "the first run's fixes")
+        taken = worker_of(api, run_id)
+        doomed: dict[str, Any] = api.call("GET", f"/flow_runs/{run_id}")
+        assert doomed["state"]["name"] == "Running"
+        os.killpg(workers[taken].pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(doomed["infrastructure_pid"]), signal.SIGKILL)
+        workers[taken].wait(10)
+        assert ended(api, run_id)["state"]["type"] == "CRASHED"
+
+        following = api.start("pool-exhaustion", mode="auto", hold_seconds=0)
+        state = ended(api, following)["state"]
+        assert state["name"] == "Healthy", state["message"]
+        assert {worker_of(api, following)} == set(workers) - {taken}
+    finally:
+        writers.close()
+        blocked.close()
+    with book.read() as connection:
+        rule = select(run.c.outcome).where(run.c.runbook == "pool-exhaustion").order_by(run.c.started_at_ms)
+        outcomes = list(connection.execute(rule).scalars())
+        fixes = connection.execute(select(fix.c.target, fix.c.state)).all()
+    assert outcomes == ["crashed", "healthy"]
+    assert not [row for row in fixes if row.state in OPEN_STATES]
+    assert set(Counter(row.target for row in fixes if row.state == "proven").values()) == {1}
