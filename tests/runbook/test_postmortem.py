@@ -76,6 +76,8 @@ def load(book: Ledger, told: dict[str, Any]) -> None:
                 if kind in one:
                     body = {"seen": "gone"} if kind in {"proven", "failed"} else {}
                     put(entry, at_ms=at(one[kind]), kind=kind, fix_id=one["id"], actor="x", body=body)
+        for one in told.get("said", []):
+            put(entry, at_ms=at(one["at"]), kind=one["kind"], run_id=one["run"], actor="x", body=one["body"])
         for seq, one in enumerate(told.get("pages", []), start=1):
             sent = {"pagerduty": {"level": 1, "told_ms": at(one["told"])}} if "told" in one else {}
             moments = {"opened_at_ms": at(one["at"]), "seen_at_ms": at(one["at"])}
