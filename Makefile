@@ -52,6 +52,7 @@ corpus: $(READY)
 bench: $(READY)
 	@$(PY) -m benchmarks.ways
 	@$(PY) -m benchmarks.ingress
+	@$(PY) -m benchmarks.detection
 	@$(PY) -m benchmarks.logs
 	@$(PY) -m benchmarks.reconcile
 
