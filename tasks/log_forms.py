@@ -263,7 +263,7 @@ def _text(key: str, value: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _masked(text: str) -> str:
-    return str(mask(BEARER.sub("***", SECRETIVE.sub(r"\1\2***", text))))
+    return BEARER.sub("***", SECRETIVE.sub(r"\1\2***", str(mask(text))))
 
 
 def forget_masked() -> None:
