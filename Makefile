@@ -3,13 +3,14 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: demo up down test check bench docs screenshots kill-9 clean help
+.PHONY: demo up down test check corpus bench docs screenshots kill-9 clean help
 
 help:
 	@echo "make demo   break a real stack, watch it being found, fixed and proven (about two minutes)"
 	@echo "make up     the same stack kept running, with the Prefect UI; make down ends it"
 	@echo "make test   all tests, on real parts"
 	@echo "make check  lint, types, import contracts, generated docs"
+	@echo "make corpus how often each runbook mends, and how often it acts on what only looks broken"
 	@echo "make bench  webhook to fix beside a stock worker, webhooks a second, the large log, the large reconcile"
 	@echo "make kill-9 kill every part at random moments under a stream of webhooks; writes docs/kill-9.md"
 
@@ -44,6 +45,9 @@ kill-9: $(READY)
 
 screenshots: $(READY)
 	@RUNBOOK_SCREENSHOTS=docs $(PY) -m pytest -q tests/e2e/test_browser.py
+
+corpus: $(READY)
+	@$(PY) -m tests.corpus $(if $(WRITE),--write)
 
 bench: $(READY)
 	@$(PY) -m benchmarks.ways

@@ -22,6 +22,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixe
 
 from demo import drill as drilling
 from demo.faults import Broken
+from demo.score import rates_table, score
 from demo.signals import interrupt
 from demo.stack import ROOT, Stack
 from runbook.ledger import Ledger, now_ms
@@ -110,10 +111,8 @@ def scorecard(stack: Stack, broken: Broken, began_ms: int) -> bool:
     table = Table(title="Faults", title_justify="left")
     for column in ("fault", "found in", "fixed in", "proven", "fixes", "by"):
         table.add_column(column)
-    good = True
-    for fault in broken.faults:
-        mended = fault.mended()
-        good &= mended
+    scored = score(broken)
+    for fault, mended in scored.faults:
         found, fixed = times(ledger, fault.runbook, fault.actions, began_ms) if fault.actions else ("-", "-")
         with ledger.read() as connection:
             rule = select(fix.c.id).where(fix.c.action.in_(fault.actions), fix.c.state == "proven")
@@ -123,12 +122,11 @@ def scorecard(stack: Stack, broken: Broken, began_ms: int) -> bool:
     left = Table(title="Look-alikes", title_justify="left")
     left.add_column("must not be touched")
     left.add_column("untouched")
-    for one in broken.lookalikes:
-        untouched = one.untouched()
-        good &= untouched
+    for _, one, untouched in scored.lookalikes:
         left.add_row(one.name, "yes" if untouched else "NO")
     console.print(left)
-    return good
+    console.print(rates_table(scored.rates()))
+    return scored.good
 
 
 def demo() -> int:
@@ -146,6 +144,9 @@ def demo() -> int:
             say("Running the sweep through Prefect: deployment health-sweep, mode auto")
             state = api.watch(api.start("health-sweep", mode="auto"), stack.prefect.check)
             say(f"  ✓ sweep ended: {state}")
+            say("The site is down: deployment site-down, mode auto")
+            state = api.watch(api.start("site-down", mode="auto"), stack.prefect.check)
+            say(f"  ✓ the emergency ended: {state}")
             say("Looking at the seven alerts: deployment alert-watch")
             state = api.watch(api.start("alert-watch"), stack.prefect.check)
             say(f"  ✓ the watch ended: {state}")

@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from demo.app_assets import Assets
 from demo.auth_server import auth_routes
+from demo.deploy_server import Vercel
 from demo.limits_app import limit_routes
 from demo.mail_app import Mailer, forgot_password
 from demo.serving import Served
@@ -39,6 +40,7 @@ class App:
         self.received: list[str] = []
         self.assets = Assets()
         self.mailer: Mailer | None = None
+        self.hosting: Vercel | None = None
         self._lock = threading.Lock()
         routes = [
             *(Route(path, self._page) for path in ("/", "/_next/{path:path}", "/images/{path:path}")),
@@ -80,6 +82,13 @@ class App:
             log.write(text)
 
     async def _page(self, request: Request) -> Response:
+        status = self.hosting.page_status() if self.hosting is not None else 200
+        if status != 200:
+            if status == 500:
+                self.log(
+                    "error", "page_render_failed", path=request.url.path, error="Cannot read properties of undefined"
+                )
+            return Response("sorry", status)
         return self.assets.answer(request)  # answers with the database down, as the real one does
 
     async def _classes(self, request: Request) -> Response:
@@ -95,6 +104,8 @@ class App:
         return JSONResponse({"id": class_id})
 
     async def _webhook(self, request: Request) -> Response:
+        if self.hosting is not None and self.hosting.shuts_webhook and self.hosting.page_status() == 503:
+            return Response("sorry", 503)
         payload, signature = await request.body(), request.headers.get("stripe-signature", "")
         return await run_in_threadpool(self._take, payload, signature)
 

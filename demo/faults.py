@@ -17,6 +17,7 @@ from demo.memory_faults import break_memory
 from demo.postgres import Postgres
 from demo.scene import Fault, Lookalike, Scene
 from demo.session_faults import break_sessions
+from demo.site_faults import break_site
 from demo.slow_faults import break_slow
 from demo.stack import Stack
 
@@ -29,6 +30,7 @@ SCENES: Mapping[str, Callable[[Stack], Scene]] = {
     "undelivered-email": break_mail,
     "memory-pressure": break_memory,
     "broken-sessions": break_sessions,
+    "site-down": break_site,
     "rate-limited-users": break_limits,
     "slow-queries": break_slow,
     "full-disk": break_disk,  # last, when the others have written what they need
@@ -43,20 +45,27 @@ class Broken:
         self.postgres, self.store = stack.postgres, stack.stripe.store
         self._sessions: list[Sessions] = []
         self.faults: list[Fault] = []
-        self.lookalikes: list[Lookalike] = []
+        self.left_alone: dict[str, list[Lookalike]] = {}  # by runbook
         # The scenes first: once the pool is full, nobody gets a connection any more, the scenes neither.
-        self._scenes: list[Scene] = [break_it(stack) for name, break_it in SCENES.items() if only in {"", name}]
-        for scene in self._scenes:
-            self.faults += scene.faults
-            self.lookalikes += scene.lookalikes
+        self._scenes: list[Scene] = []
+        for name, break_it in SCENES.items():
+            if only in {"", name}:
+                self._scenes.append(scene := break_it(stack))
+                self.faults += scene.faults
+                self.left_alone[name] = [*scene.lookalikes]
         if only in {"", "failed-payments"}:
-            self.lookalikes += self._quiet_money()
+            self.left_alone["failed-payments"] = self._quiet_money()
             self.faults += self._money()
         if only in {"", "pool-exhaustion"}:
-            self.lookalikes += self._quiet_sessions()
+            self.left_alone["pool-exhaustion"] = self._quiet_sessions()
             self.faults += self._pool()
         if with_payment:
             stripe_faults.retryable_invoice(self.store)
+
+    @property
+    def lookalikes(self) -> list[Lookalike]:
+        """All that must be left alone."""
+        return [one for these in self.left_alone.values() for one in these]
 
     def close(self) -> None:
         """Give every connection back."""

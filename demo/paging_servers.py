@@ -1,4 +1,4 @@
-"""Stand-ins for PagerDuty's Events API and a Slack webhook: they keep what they were told, and fail when told to."""
+"""Stand-ins for PagerDuty's Events API, Slack's and a plain webhook: they keep what they hear, and fail on demand."""
 
 from __future__ import annotations
 
@@ -89,6 +89,11 @@ class PagerDuty(_Recorder):
         """The settings that send pages here."""
         return {"PAGERDUTY_ROUTING_KEY": ROUTING_KEY, "PAGERDUTY_API_BASE": self.url}
 
+    def triggers(self, page_key: str) -> int:
+        """How often a page was raised here, under whatever incident it was grouped."""
+        asked = [one.get("payload", {}).get("custom_details", {}).get("acknowledge") for one in self.messages]
+        return asked.count(f"runbook ack {page_key}")
+
     def _event(self, body: bytes) -> Response:
         event = json.loads(body)
         problem = _problem(event)
@@ -151,4 +156,24 @@ class Slack(_Recorder):
             return PlainTextResponse("no_text", 400)
         with self._lock:
             self.messages.append(message)
+        return PlainTextResponse("ok")
+
+
+class PlainHook(_Recorder):
+    """Any service that takes JSON by POST, in the form Apprise sends to ``json://``."""
+
+    def __init__(self) -> None:
+        super().__init__("/hook", self._message)
+
+    def __enter__(self) -> PlainHook:
+        self._served.start()
+        return self
+
+    def env(self) -> Mapping[str, str]:
+        """The setting that sends messages here."""
+        return {"RUNBOOK_NOTIFY_URLS": f"json{self.url.removeprefix('http')}/hook?rto=1"}
+
+    def _message(self, body: bytes) -> Response:
+        with self._lock:
+            self.messages.append(json.loads(body))
         return PlainTextResponse("ok")

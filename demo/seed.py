@@ -36,8 +36,13 @@ def seed(url: str, users: int = USERS, subscriptions: int = SUBSCRIPTIONS) -> No
         _copy(connection, "ContentItem", names, map(_content, range(few)))
         connection.commit()
     with psycopg.connect(url, autocommit=True) as owner:
-        owner.execute("\n".join(table_grants(Tables(), owner.info.server_version, "runbook")).encode())
+        grant(owner)
         owner.execute("ANALYZE")
+
+
+def grant(owner: psycopg.Connection) -> None:
+    """Give the runbooks' role what ``runbook role`` prints, and nothing more."""
+    owner.execute("\n".join(table_grants(Tables(), owner.info.server_version, "runbook")).encode())
 
 
 def _as_app(url: str) -> str:

@@ -21,6 +21,7 @@ from typing import TypeVar
 import psycopg
 
 from demo.app import App
+from demo.deploy_server import Vercel
 from demo.limits_app import SETTINGS as LIMIT_SETTINGS
 from demo.memory_fleet import Fleet
 from demo.openai_server import OpenAIServer
@@ -32,6 +33,7 @@ from demo.sendgrid_server import SendGridServer
 from demo.sentry_server import Sentry
 from demo.signals import check, uninterrupted
 from demo.smtp_server import SmtpServer
+from demo.status_page_server import StatusPages
 from demo.stripe_server import StripeServer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,6 +57,8 @@ STANDINS: tuple[Callable[[], StandIn], ...] = (
     SendGridServer,
     SmtpServer,
     Fleet,
+    Vercel,
+    StatusPages,
 )
 """Vendors beside Stripe; a scene asks ``stack.standin(Kind)`` for its own."""
 

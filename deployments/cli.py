@@ -18,7 +18,7 @@ os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
 
 import typer
 
-from deployments.commands import ledger, person, runs, setup
+from deployments.commands import incident, ledger, person, runs, setup
 from runbook.errors import RunbookError
 from runbook.mask import mask
 from runbook.model import Outcome
@@ -26,7 +26,7 @@ from runbook.model import Outcome
 app = typer.Typer(
     name="runbook", help=__doc__, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False
 )
-for part in (setup, runs, person, ledger):
+for part in (setup, runs, person, incident, ledger):
     app.add_typer(part.app)
 
 

@@ -9,22 +9,23 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 
 import flows
-from runbook import licence, schema
+from runbook import licence, schema, story
 from runbook.errors import BadSetting
 from runbook.ledger import Ledger, now_ms
 from runbook.model import Json
-from runbook.schema import entry, finding, fix, link, run
+from runbook.schema import entry, finding, fix, hook, incident_item, link, page, run
 
 BATCH = 1_000
 UNITS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
-def _when(at_ms: int | None) -> str | None:
+def when(at_ms: int | None) -> str | None:
+    """A moment as ISO 8601 in UTC, to the millisecond."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds") if at_ms else None
 
 
 def _timed(row: dict[str, Json]) -> dict[str, Json]:
-    return {key.removesuffix("_ms"): _when(value) if key.endswith("_ms") else value for key, value in row.items()}
+    return {key.removesuffix("_ms"): when(value) if key.endswith("_ms") else value for key, value in row.items()}
 
 
 def span_ms(text: str) -> int:
@@ -59,7 +60,45 @@ def as_text(rows: list[dict[str, Json]]) -> str:
 
 
 def one(ledger: Ledger, id_: str) -> dict[str, Json]:
-    """Everything the ledger holds of one run, or of one fix: evidence, decision, before and after, act, proof, undo."""
+    """Everything the ledger holds of one id that any command prints: a run, a fix, an incident, a page or a webhook."""
+    if id_.startswith("inc_"):
+        return incident(ledger, id_)
+    if id_.startswith(("fix_", "run_")):
+        return _run_or_fix(ledger, id_)
+    for table, column in ((hook, hook.c.id), (page, page.c.key)):
+        with ledger.read() as connection:
+            # A page's key is used again by the next incident: the newest is meant.
+            rule = select(table).where(column == id_).order_by(table.c.seq.desc()).limit(1)
+            row = connection.execute(rule).mappings().first()
+            if row is None:
+                continue
+            found = _timed(dict(row))
+            if table is page:
+                of = select(incident_item.c.incident_id).where(incident_item.c.page_seq == row["seq"])
+                found["incident"] = connection.execute(of).scalar_one_or_none()
+            return found
+    raise BadSetting(
+        id_, "the ledger holds nothing of that id", "runbook ledger --since 7d lists runs, runbook pages pages"
+    )
+
+
+def incident(ledger: Ledger, id_: str) -> dict[str, Json]:
+    """One incident: its symptoms and how each stands, and all that belongs to it."""
+    told = story.gather(ledger, id_).model_dump(mode="json")
+    own = told.pop("incident")
+    until = told.pop("until_ms")
+    kept = {name: told[name] for name in ("runs", "found", "tried", "answers", "pages", "notes", "deployed", "impact")}
+    return _timed(own) | {"until": when(until)} | {name: _times(value) for name, value in kept.items()}
+
+
+def _times(value: Json) -> Json:
+    if isinstance(value, dict):
+        return {key: _times(inner) for key, inner in _timed(value).items()}
+    return [_times(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _run_or_fix(ledger: Ledger, id_: str) -> dict[str, Json]:
+    """A run or a fix in full: evidence, decision, before and after, act, proof, undo."""
     table, column = (fix, entry.c.fix_id) if id_.startswith("fix_") else (run, entry.c.run_id)
     with ledger.read() as connection:
         row = connection.execute(select(table).where(table.c.id == id_)).mappings().first()
@@ -106,4 +145,4 @@ def status(ledger: Ledger) -> dict[str, Json]:
 def _licence(found: licence.Standing) -> str:
     if not found.valid:
         return f"no: {found.why}"
-    return f"until {_when(found.until_ms)}" if found.until_ms else found.why
+    return f"until {when(found.until_ms)}" if found.until_ms else found.why

@@ -87,7 +87,7 @@ def pages_text(found: Mapping[str, Json]) -> str:
         lines.append(f"{'':<21} {one['title']}  (raised {one['times']} times; {told})")
     lines = lines or ["No pages."]
     if not found["channels"]:
-        lines.append("Nobody is told: set PAGERDUTY_ROUTING_KEY or SLACK_WEBHOOK_URL.")
+        lines.append("Nobody is told: set PAGERDUTY_ROUTING_KEY, SLACK_WEBHOOK_URL or RUNBOOK_NOTIFY_URLS.")
     return "\n".join([*lines, *(f"{name}: {error}" for name, error in found["channels"].items() if error)])
 
 

@@ -120,7 +120,7 @@ async def _hurry(response: httpx.Response) -> None:
 
 async def read_warm(client: PrefectClient) -> dict[UUID, Flow[Any, Any]]:
     """Every deployment of a runbook, with its flow imported; raises ``BadSetting`` where there is none."""
-    wanted = DeploymentFilter(name=DeploymentFilterName(any_=flows.names()))
+    wanted = DeploymentFilter(name=DeploymentFilterName(any_=flows.acting()))
     found = {one.id: flows.runbook(one.name) for one in await client.read_deployments(deployment_filter=wanted)}
     if not found:
         raise BadSetting("PREFECT_API_URL", "has no deployment of ours", "prefect --no-prompt deploy --all")

@@ -25,9 +25,9 @@ def say(document: Json, text: str, as_json: bool) -> None:
 
 
 def known(name: str) -> str:
-    """The name, where a runbook has it; raises ``BadSetting`` with those that exist."""
-    if name not in flows.names():
-        raise BadSetting(name, "no such runbook in this version", f"one of: {', '.join(flows.names())}")
+    """The name, where a runbook or the emergency has it; raises ``BadSetting`` with those that exist."""
+    if name not in flows.acting():
+        raise BadSetting(name, "no such runbook in this version", f"one of: {', '.join(flows.acting())}")
     return name
 
 

@@ -1,4 +1,5 @@
-"""Writes docs/runbooks/*.md and docs/settings.md from the code; with ``--check`` only says whether they are current."""
+"""Writes docs/runbooks/*.md and docs/settings.md from the code; with ``--check`` only says whether they are current,
+and which line of the old operations runbooks nothing stands for."""
 
 from __future__ import annotations
 
@@ -6,10 +7,12 @@ import sys
 from pathlib import Path
 
 import flows
+from docs import origin
 from runbook.policy import DEFAULT_CAPS
 from runbook.settings import Settings, Tables
 
 DOCS = Path(__file__).resolve().parent
+ORIGINS = origin.sections()
 WORDS = ("Symptom", "Cause", "Fix", "Verify", "Undo", "By hand")
 
 
@@ -28,7 +31,15 @@ def runbook_page(name: str) -> str:
         bounds = f"{low} to {high}" if low != "" or high != "" else ""
         about = " ".join(str(schema.get("description", "")).split())
         lines.append(f"| {key} | {schema.get('default', '')} | {bounds} | {about} |")
+    if name in ORIGINS:
+        lines += ["", "## Where each step of the old runbook went", "", *origin.table(ORIGINS[name])]
     return "\n".join(lines) + "\n"
+
+
+def origin_page(name: str) -> str:
+    """A page for what of the old runbooks is no runbook of its own."""
+    lines = [f"# {name}", "", f"Generated from docs/seed/{name}.toml by `make docs`.", ""]
+    return "\n".join([*lines, *origin.table(ORIGINS[name])]) + "\n"
 
 
 def settings_page() -> str:
@@ -67,7 +78,9 @@ def settings_page() -> str:
 
 def pages() -> dict[Path, str]:
     """Every generated page and what it must hold."""
-    made = {DOCS / "runbooks" / f"{name}.md": runbook_page(name) for name in flows.names()}
+    told = {*flows.acting(), *(ORIGINS.keys() & set(flows.every()))}
+    made = {DOCS / "runbooks" / f"{name}.md": runbook_page(name) for name in told}
+    made |= {DOCS / "runbooks" / f"{name}.md": origin_page(name) for name in ORIGINS.keys() - told}
     return made | {DOCS / "settings.md": settings_page()}
 
 
@@ -78,7 +91,9 @@ def main() -> int:
     if "--check" in sys.argv:
         for path in stale:
             sys.stderr.write(f"{path.relative_to(DOCS.parent)} is not current. Next: make docs\n")
-        return 1 if stale else 0
+        forgotten = origin.uncovered()
+        sys.stderr.writelines(f"{text}. Next: add it to a file of docs/seed/\n" for text in forgotten)
+        return 1 if stale or forgotten else 0
     for path in stale:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(wanted[path], "utf-8")

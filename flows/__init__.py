@@ -18,6 +18,11 @@ def names() -> list[str]:
     return [name for name in every() if name.replace("-", "_") not in OTHERS]
 
 
+def acting() -> list[str]:
+    """Every flow that may change something by itself: the runbooks, and the emergency that calls them."""
+    return sorted([*names(), "site-down"])
+
+
 def every() -> list[str]:
     """Every flow: the runbooks and the others."""
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))

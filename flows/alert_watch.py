@@ -142,7 +142,7 @@ async def alert_watch(
     sign_ins = partial(sign_in_sample, auth_failures_per_minute)
     payments = partial(payment_sample, test_payments=test_payments)
     table = [
-        _alert("error-rate", "/min", errors_per_minute, errors, "a person reads the errors"),
+        _alert("error-rate", "/min", errors_per_minute, errors, "then a person reads the errors", "site-down"),
         _alert("database-latency", "ms", database_ms, latency_sample, "", "slow-queries"),
         _alert("memory", "", memory_share, memory_sample, "then a person scales up", "memory-pressure"),
         _alert("disk", " free", disk_free_share, disk_sample, "then a person adds storage", "full-disk", below=True),
@@ -231,7 +231,7 @@ def _page(connection: Connection, alert: Alert, alarm: Alarm) -> None:
 
 async def _want(book: Ledger, table: Sequence[Alert], alarms: Sequence[Alarm], cooldown: int) -> list[str]:
     """Start the runbooks of what fires; the notes say what Prefect has not taken, which is asked again next time."""
-    known, notes = flows.names(), list[str]()
+    known, notes = flows.acting(), list[str]()
     for alert, alarm in zip(table, alarms, strict=True):
         for runbook in alert.runbooks if alarm.firing else ():
             if runbook in known:
@@ -270,7 +270,8 @@ def _row(alert: Alert, alarm: Alarm) -> Row:
 
 async def _result(watch: Watch) -> Any:
     if not channels():
-        note = "not configured: PAGERDUTY_ROUTING_KEY, SLACK_WEBHOOK_URL, so pages stay in the ledger: runbook pages"
+        names = "PAGERDUTY_ROUTING_KEY, SLACK_WEBHOOK_URL, RUNBOOK_NOTIFY_URLS"
+        note = f"not configured: {names}, so pages stay in the ledger: runbook pages"
         watch = watch.model_copy(update={"notes": [*watch.notes, note]})
     if FlowRunContext.get() is None:
         return watch

@@ -21,7 +21,8 @@ By hand: compare NEXTAUTH_URL with the address people use, and the secret's fing
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 from prefect import flow
@@ -30,7 +31,7 @@ from pydantic import Field
 from runbook import gate, memory
 from runbook.errors import BadSetting, OutsideError
 from runbook.mask import mask
-from runbook.model import Finding, Fix, Mode, Report, Risk, Share
+from runbook.model import Finding, Fix, Json, Judged, Mode, Report, Risk, Share
 from runbook.permit import Hand
 from runbook.run import Run
 from runbook.settings import parameter, settings
@@ -39,6 +40,7 @@ from tasks.expired_sessions import Batch
 from tasks.login_log import Attack, Logins, masked, read_logins
 from tasks.logins import Account
 from tasks.sign_in import Bounds, Seen
+from tasks.sign_in_kept import concealed
 
 NAME = "broken-sessions"
 SHOWN = 20
@@ -99,6 +101,8 @@ async def broken_sessions(
         memory.measure(run.ledger, readings(seen))
         tell(run, seen, at)
         findings = detect(seen, at)
+        kept, given = concealed(seen, at, run.ledger)
+        run.saw("sign-in", kept, sick=bool(findings), **dataclasses.asdict(given))
         if findings:
             run.found(findings)
             await _fix(run, seen, at, window_minutes, hold_seconds)
@@ -139,7 +143,9 @@ async def look_inside(seen: Seen, at: Bounds) -> Seen:
     """The same with what the database says; a database that cannot be read stops the run."""
     if not (settings().database_url or settings().runbook_database_url):
         return seen
-    names = (seen.logins.names if seen.logins else set()) | ({at.unlock, at.unlock.lower()} if at.unlock else set())
+    names = (seen.logins.names if seen.logins else set()) | (
+        {at.unlock_email, at.unlock_email.lower()} if at.unlock_email else set()
+    )
     accounts = await logins.read_accounts(names)
     return seen.model_copy(update={"accounts": accounts, "sessions": await expired_sessions.read_expired()})
 
@@ -153,6 +159,12 @@ async def _logins(run: Run, window_minutes: int) -> Logins | None:
         if str(error) not in run.notices:
             run.notice(str(error))
         return None
+
+
+def replay(_stage: str, seen: Json, given: Mapping[str, Json]) -> Judged:
+    """What today's rules say of logging in as it was read then."""
+    read, at = Seen.model_validate(seen), Bounds(**given)
+    return Judged(detect(read, at), plan(read, at), share(read, at))
 
 
 def tell(run: Run, seen: Seen, at: Bounds) -> None:
@@ -191,7 +203,7 @@ def detect(seen: Seen, at: Bounds) -> list[Finding]:
         detail = f"{old} sessions expired over {expired_sessions.OLD_DAYS} days ago and are still kept"
         found.append(Finding(subject="expired sessions", detail=detail))
     if (one := seen.to_unlock(at)) is not None:
-        found.append(Finding(subject=at.unlock, detail=one.lock))
+        found.append(Finding(subject=at.unlock_email, detail=one.lock))
     return found
 
 
@@ -227,8 +239,8 @@ def notices(seen: Seen, at: Bounds) -> Iterator[str]:
     yield from (f"left alone, its own lock holds: {_attack(one).detail}" for one in seen.attacks(at) if seen.held(one))
     if left := len(seen.shut) - len(seen.to_reset(at)):
         yield f"{left} accounts keep a lock that has passed: {seen.why_not(at) or 'an attack names them'}"
-    if at.unlock and not seen.to_unlock(at):
-        yield f"{at.unlock} is not locked" if seen.named(at) else f"no account is called {at.unlock}"
+    if at.unlock_email and not seen.to_unlock(at):
+        yield f"{at.unlock_email} is not locked" if seen.named(at) else f"no account is called {at.unlock_email}"
 
 
 # -- plan -----------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ By hand: ask for one completion with the app's key (listing models works without
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated
 
 from prefect import flow
@@ -33,7 +34,7 @@ from runbook import gate
 from runbook.errors import OutsideError
 from runbook.ledger import now_ms
 from runbook.memory import measure, series
-from runbook.model import Fix, Mode, Report
+from runbook.model import Fix, Json, Judged, Mode, Report
 from runbook.permit import Hand
 from runbook.run import Run
 from runbook.settings import parameter, settings
@@ -92,10 +93,10 @@ async def failed_generations(
     """
     at = Bounds(
         samples=samples,
-        pause=pause_seconds,
-        seconds=timeout_seconds,
-        share=failed_share,
-        least=failed_least,
+        pause_seconds=pause_seconds,
+        timeout_seconds=timeout_seconds,
+        failed_share=failed_share,
+        failed_least=failed_least,
         by_design=tuple(by_design),
         ttl_minutes=ttl_minutes,
         least_minutes=least_minutes,
@@ -108,7 +109,8 @@ async def failed_generations(
         since = began - log_minutes * switch.MINUTE_MS
         seen = await look(run, at, began, since)
         measure(run.ledger, readings(seen))
-        run.found(detect(seen, at))
+        run.found(found := detect(seen, at))
+        run.saw("models", seen, sick=bool(found), **at._asdict())
         for text in notices(seen, at):
             run.notice(text)
         seen = await _switch(run, seen, at)
@@ -131,11 +133,11 @@ async def look(run: Run, at: Bounds, now: int, since_ms: int) -> Generation:
         except OutsideError as error:
             _tell(run, str(error))
     probed_ms, in_force = now_ms(), flag is not None and flag.state == "fallback"
-    own = await read_probe(main, at.samples, at.pause, at.seconds, every=in_force) if main else None
+    own = await read_probe(main, at.samples, at.pause_seconds, at.timeout_seconds, every=in_force) if main else None
     shared = main is not None and other is not None and main.shares(other)
     spare = None
     if other and own and (in_force or (own.failing and not (shared and own.account))):
-        spare = await read_probe(other, at.samples, at.pause, at.seconds)
+        spare = await read_probe(other, at.samples, at.pause_seconds, at.timeout_seconds)
     return Generation(
         now_ms=now,
         probed_ms=probed_ms,
@@ -180,7 +182,7 @@ async def _switch(run: Run, seen: Generation, at: Bounds) -> Generation:
     other = fallback()
     if not permit.fixes or other is None:
         return seen
-    flag, spare = await switch.read_switch(run.ledger), await read_probe(other, 1, 0, at.seconds)
+    flag, spare = await switch.read_switch(run.ledger), await read_probe(other, 1, 0, at.timeout_seconds)
     return seen.model_copy(update={"switch": flag, "fallback": spare})
 
 
@@ -190,9 +192,9 @@ async def _once_more(run: Run, seen: Generation, at: Bounds) -> Generation:
     fresh: dict[str, object] = {"switch": await switch.read_switch(run.ledger)}
     if main and own and not own.account:
         await asyncio.sleep(min(PATIENCE, own.samples[-1].wait or 0))
-        fresh["primary"] = own.plus(await read_probe(main, 1, 0, at.seconds))
+        fresh["primary"] = own.plus(await read_probe(main, 1, 0, at.timeout_seconds))
     if other and seen.fallback:
-        fresh["fallback"] = await read_probe(other, 1, 0, at.seconds)
+        fresh["fallback"] = await read_probe(other, 1, 0, at.timeout_seconds)
     return seen.model_copy(update=fresh)
 
 
@@ -207,6 +209,7 @@ async def _requeue(run: Run, seen: Generation, at: Bounds, since_ms: int) -> lis
     heard = await _hear(run, since_ms, at)
     lost = log.to_requeue(heard, log.tried_targets(run.ledger)) if heard else []
     run.found(log.detect_lost(lost))
+    run.saw("lost", lost, sick=bool(lost))
     permit = await gate.ask(run, log.plan_requeue(lost))
     await permit.apply(HANDS)
     return lost
@@ -218,3 +221,12 @@ async def _still(run: Run, at: Bounds, lost: list[log.Lost]) -> list[log.Lost]:
     heard = await _hear(run, min(one.at_ms for one in lost), at)
     left = {one.id for one in heard.lost} if heard else set()
     return [one for one in lost if one.id in left]
+
+
+def replay(stage: str, seen: Json, given: Mapping[str, Json]) -> Judged:
+    """What today's rules say of models, flag and log, or of lost generations, as they were read then."""
+    if stage == "lost":
+        lost = [log.Lost.model_validate(one) for one in seen]
+        return Judged(log.detect_lost(lost), log.plan_requeue(lost), actions=(log.REQUEUE,))
+    read, at = Generation.model_validate(seen), Bounds(**given)
+    return Judged(detect(read, at), plan(read, at), actions=(switch.FLIP, switch.REVERT))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from prefect import flow
 from pydantic import Field
@@ -24,7 +24,7 @@ from pydantic import Field
 from runbook import gate
 from runbook.errors import OutsideError
 from runbook.memory import measure
-from runbook.model import Finding, Fix, Mode, Report
+from runbook.model import Finding, Fix, Frozen, Json, Judged, Mode, Report
 from runbook.permit import Hand
 from runbook.run import Run
 from runbook.settings import parameter, settings
@@ -48,7 +48,7 @@ Minutes = Annotated[int, Field(ge=1, le=10_080)]
 Hold = Annotated[int, Field(ge=0, le=60)]
 
 
-class Seen(NamedTuple):
+class Seen(Frozen):
     """One look: the disks with the hours each has left, the slots, and the rotated logs."""
 
     disks: Sequence[Disk]
@@ -77,7 +77,8 @@ async def full_disk(
         seen = await look(run, rest_minutes)
         remember_free(run.ledger, seen.disks)
         measure(run.ledger, {"disk_free_share": min(one.share for one in seen.disks)})
-        run.found(detect(seen, free_at))
+        run.found(found := detect(seen, free_at))
+        run.saw("disks", seen, sick=bool(found), free_at=free_at)
         for text in notices(seen, free_at):
             run.notice(text)
         if run.findings:
@@ -106,7 +107,13 @@ async def look(run: Run, rest_minutes: int) -> Seen:
         except OutsideError as error:
             run.notice(f"replication slots were not looked at: {error}")
     hours = {one.path: hours_left(run.ledger, one) for one in disks}
-    return Seen(disks, hours, slots, await read_rotated(rest_minutes))
+    return Seen(disks=disks, hours=hours, slots=slots, logs=await read_rotated(rest_minutes))
+
+
+def replay(_stage: str, seen: Json, given: Mapping[str, Json]) -> Judged:
+    """What today's rules say of disks and logs as they were read then."""
+    read, free_at = Seen.model_validate(seen), float(given["free_at"])
+    return Judged(detect(read, free_at), plan(read, free_at))
 
 
 def detect(seen: Seen, free_at: float) -> list[Finding]:

@@ -37,6 +37,7 @@ FIRST = ("pool-exhaustion",)
 
 DAY_MS = 86_400_000
 
+Told = Callable[[str, Report | None], None]
 Seconds = Annotated[int, Field(ge=5, le=3600)]
 
 
@@ -61,13 +62,25 @@ async def health_sweep(
     return Failed(name="Unsolved", message=lines)
 
 
-async def sweep(names: Sequence[str], mode: Mode, each_seconds: float) -> list[Report]:
-    """The reports of all named runbooks, in their order; one that crashes or overruns is a refused report."""
+async def sweep(
+    names: Sequence[str], mode: Mode, each_seconds: float, told: Told = lambda _name, _report: None
+) -> list[Report]:
+    """The reports of all named runbooks, in their order; one that crashes or overruns is a refused report.
+
+    ``told`` hears of each when it begins, with None, and when it ends, with its report.
+    """
+
+    async def heard(name: str) -> Report:
+        told(name, None)
+        report = await one(name, mode, each_seconds)
+        told(name, report)
+        return report
+
     first = [name for name in names if name in FIRST]
     rest = [name for name in names if name not in FIRST]
     reports: dict[str, Report] = {}
     for together in (first, rest):
-        found = await asyncio.gather(*(one(name, mode, each_seconds) for name in together))
+        found = await asyncio.gather(*map(heard, together))
         reports.update(zip(together, found, strict=True))
     return [reports[name] for name in names]
 

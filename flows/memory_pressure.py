@@ -21,7 +21,7 @@ By hand: read each limit and use (/sys/fs/cgroup/…/memory.max and memory.curre
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 from prefect import flow
@@ -29,7 +29,7 @@ from pydantic import Field
 
 from runbook import artifacts, gate
 from runbook.ledger import now_ms
-from runbook.model import Finding, Fix, FixState, Mode, Report, Risk
+from runbook.model import Finding, Fix, FixState, Json, Judged, Mode, Report, Risk
 from runbook.permit import Hand
 from runbook.run import Run
 from runbook.settings import parameter, settings
@@ -104,6 +104,7 @@ async def memory_pressure(
             run.notice(text)
         await artifacts.page(f"{NAME}-trend", trend_page(reading, at, now_ms()), run.id)
         findings = detect(reading, at)
+        run.saw("memory", reading, sick=bool(findings), **at._asdict())
         if findings:
             run.found(findings)
             counted = await _fix(run, watch, reading, before, counted, hold_seconds)
@@ -129,6 +130,12 @@ async def _fix(
     after, last = await watch.look(acted)
     run.remains(detect(after, watch.at))
     return counted.model_copy(update={"restarts": last.restarts})
+
+
+def replay(_stage: str, seen: Json, given: Mapping[str, Json]) -> Judged:
+    """What today's rules say of the app's memory as it was read then."""
+    reading, at = Reading.model_validate(seen), Marks(**given)
+    return Judged(detect(reading, at), plan(reading, at))
 
 
 # -- detect ---------------------------------------------------------------------------------------------------------

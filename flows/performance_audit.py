@@ -102,7 +102,7 @@ async def checklist(at: Bounds) -> list[Item]:
 async def audit(at: Bounds) -> tuple[Report, list[Item]]:
     """The report, whose findings are the items that fail, and every item."""
     items: list[Item] = []
-    async with Run(NAME, Mode.observe) as run:
+    async with Run(NAME, Mode.observe, pages=False) as run:
         if not settings().app_url:
             settings().need(settings().monitor_setting())
         items = await checklist(at)

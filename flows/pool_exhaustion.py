@@ -38,7 +38,7 @@ from runbook.settings import parameter, settings
 from tasks import idle_timeout
 from tasks.app_log import read_refusals
 from tasks.pgbouncer import read_pgbouncer
-from tasks.pool import GONE, HIDDEN, UNSENT, Bounds, Limit, Pool, Room, Session, insist, longest
+from tasks.pool import GONE, HIDDEN, UNSENT, Bounds, Limit, Pool, Room, Session, insist, longest, still
 from tasks.sessions import cancel_query, end_session, is_cancelled, is_ended, read_pool
 
 NAME = "pool-exhaustion"
@@ -103,7 +103,7 @@ async def _fix(run: Run, pool: Pool, bounds: Bounds, began: datetime, hold_secon
         return insist(plan(now, bounds), run.ledger.disproven(NAME, "cancel_query"))
 
     async def again() -> list[Fix]:
-        return planned(await look(run, began))
+        return still(planned(await look(run, began)))
 
     fixes = planned(pool)
     permit = await gate.ask(run, fixes, share=share(pool, fixes), again=again)
@@ -111,7 +111,8 @@ async def _fix(run: Run, pool: Pool, bounds: Bounds, began: datetime, hold_secon
         return
     await permit.apply(HANDS)
     cancelled = {fix.target for fix in permit.fixes if fix.action == "cancel_query"}
-    harder = [fix for fix in await again() if fix.action == "end_session" and fix.target in cancelled]
+    left = planned(await look(run, began))
+    harder = [fix for fix in left if fix.action == "end_session" and fix.target in cancelled]
     permit = await gate.ask(run, harder, again=again)
     await permit.apply(HANDS)
     acted = datetime.now(UTC)

@@ -26,7 +26,7 @@ By hand: curl -H "x-admin-secret: $ADMIN_SECRET" -H "content-type: application/j
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated
 
 from prefect import flow
@@ -36,12 +36,13 @@ from runbook import gate
 from runbook.errors import OutsideError
 from runbook.ledger import now_ms
 from runbook.memory import measure
-from runbook.model import Finding, Fix, Mode, Report, Share
+from runbook.model import Finding, Fix, Json, Judged, Mode, Report, Share
 from runbook.permit import Hand
 from runbook.run import Run
 from runbook.settings import parameter, settings
 from tasks import quotas
 from tasks.limit_cases import EXEMPTS, World, blocked, kept, left
+from tasks.limit_kept import concealed
 from tasks.limit_log import read_accounts, read_limits
 from tasks.limit_score import Bounds
 from tasks.limit_tally import Limits
@@ -97,12 +98,12 @@ async def rate_limited_users(
         hold_seconds: How long to wait before everything is read again to prove the fix, in seconds.
     """
     at = Bounds(
-        users=least_users,
-        auth_share=least_auth_share,
-        success=least_success,
-        failures_per_user=most_failures_per_user,
-        denied_share=most_denied_share,
-        strangers=most_strangers,
+        least_users=least_users,
+        least_auth_share=least_auth_share,
+        least_success=least_success,
+        most_failures_per_user=most_failures_per_user,
+        most_denied_share=most_denied_share,
+        most_strangers=most_strangers,
     )
     span = (evidence_hours, blocked_minutes)
     async with Run(NAME, mode) as run:
@@ -114,6 +115,7 @@ async def rate_limited_users(
         measure(run.ledger, {"trusted_addresses": len(world.trusts), "blocked_addresses": len(world.stopped)})
         tell(run, notices(world, at))
         run.found(detect(world, at))
+        _keep(run, world, at, trust_hours)
         if world.listed is not None and run.findings:
             await _fix(run, world, at, span, trust_hours, hold_seconds)
         if world.problems:
@@ -136,6 +138,22 @@ async def _fix(run: Run, world: World, at: Bounds, span: tuple[int, int], hours:
     if kept.fixes or lifted.fixes:
         await asyncio.sleep(hold_seconds)
         run.remains(detect(await look(run, span), at))
+
+
+def _keep(run: Run, world: World, at: Bounds, hours: int) -> None:
+    named = {str(fix.want["ip"]) for fix in plan(world, at, hours)}
+    kept, given = concealed(world, run.ledger, named), at.model_dump() | {"trust_hours": hours}
+    for stage in ("trusts", "limits") if world.trusts else ("limits",):
+        run.saw(stage, kept, sick=bool(run.findings), **given)
+
+
+def replay(stage: str, seen: Json, given: Mapping[str, Json]) -> Judged:
+    """What today's rules say of our trusts, or of blocked addresses, as they were read then."""
+    world, at = World.model_validate(seen), Bounds(**{name: given[name] for name in Bounds.model_fields})
+    if stage == "trusts":
+        return Judged(detect(world, at), plan_kept(world, at), actions=("trust_again", "untrust_ip"))
+    fixes = plan(world, at, int(given["trust_hours"]))
+    return Judged(detect(world, at), fixes, share(world, fixes), ("trust_ip", "unblock_ip"))
 
 
 def may_ask() -> bool:
@@ -166,7 +184,14 @@ async def look(run: Run, span: tuple[int, int]) -> World:
     if limits is not None and limits.parties:
         limits = await _aged(run, limits)
     keeps = settings().runbook_trust_keeps_login_limits
-    return World(limits, listed, standing(run.ledger), now_ms(), keeps, problems)
+    return World(
+        limits=limits,
+        listed=listed,
+        trusts=standing(run.ledger),
+        now_ms=now_ms(),
+        keeps_login_limits=keeps,
+        problems=problems,
+    )
 
 
 async def _aged(run: Run, limits: Limits) -> Limits:

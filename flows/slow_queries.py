@@ -21,7 +21,7 @@ By hand: SELECT query, calls, mean_exec_time FROM pg_stat_statements ORDER BY to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -31,7 +31,7 @@ from pydantic import Field
 from runbook import gate
 from runbook.errors import BadSetting
 from runbook.memory import measure
-from runbook.model import Finding, Fix, FixState, Mode, Report, Risk
+from runbook.model import Finding, Fix, FixState, Json, Judged, Mode, Report, Risk
 from runbook.permit import Hand
 from runbook.run import Run
 from runbook.settings import parameter, settings
@@ -99,6 +99,8 @@ async def slow_queries(
         seen = await look(bounds, window_seconds)
         measure(run.ledger, readings(seen, bounds))
         findings = detect(seen, bounds)
+        given = bounds._asdict() | {"taken_back": sorted(indexes.taken_back(run.ledger))}
+        run.saw("latency", seen.without_literals(), sick=bool(findings), **given)
         tell(run, [*advice.notices(seen, bounds), *advice.blocked(seen, bounds)])
         if findings:
             run.found(findings)
@@ -159,6 +161,13 @@ async def _hand_over(run: Run, fix: Fix) -> None:
         tell(run, [str(error)])
     else:
         tell(run, [f"written: {written}"] if written else [])
+
+
+def replay(_stage: str, seen: Json, given: Mapping[str, Json]) -> Judged:
+    """What today's rules say of statements, sessions and catalogue as they were read then."""
+    bounds = Bounds(**{name: given[name] for name in Bounds._fields})
+    read = Latency.model_validate(seen)
+    return Judged(detect(read, bounds), plan(read, bounds, given["taken_back"]))
 
 
 def tell(run: Run, texts: Iterable[str]) -> None:

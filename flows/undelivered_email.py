@@ -24,9 +24,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from prefect import flow
 from pydantic import Field
@@ -35,11 +35,12 @@ from runbook import gate
 from runbook.errors import BadSetting, OutsideError
 from runbook.ledger import now_ms
 from runbook.memory import measure
-from runbook.model import Finding, Fix, Mode, Report, Share
+from runbook.model import Finding, Frozen, Json, Judged, Mode, Report
 from runbook.permit import Hand
 from runbook.run import Run
 from runbook.settings import parameter, settings
 from tasks import addresses, domains, mail, mail_log, smtp, suppressions
+from tasks import mail_stages as stages
 from tasks.sendgrid_api import Lacks
 
 NAME = "undelivered-email"
@@ -109,38 +110,46 @@ async def undelivered_email(
     return run.result()
 
 
-class Seen(NamedTuple):
-    """What one look came to."""
-
-    findings: list[Finding]
-    plan: list[Fix] = []  # noqa: RUF012 - never changed
-    share: Share | None = None
+Look = Callable[[], Awaitable[Frozen | None]]
+"""One look at a side; None where there was nothing to judge."""
 
 
-Look = Callable[[], Awaitable[Seen]]
+async def _stage(run: Run, name: str, look: Look, look_again: Look | None = None, **given: Json) -> Again:
+    """Look, tell, ask, act; returns the second look. Where the app mails by SMTP, SendGrid wakes nobody."""
 
+    async def judged(look: Look) -> tuple[Frozen | None, Judged]:
+        seen, said = None, Judged([], [])
+        try:
+            seen = await look()
+        except Lacks as no:  # one reading less; the others go on
+            _tell(run, [str(no)])
+        except (OutsideError, BadSetting) as error:
+            said = Judged([mail.unreadable(error)], [])
+        if seen is not None:
+            said = stages.judged(name, seen, given)
+        quiet = name == "sendgrid" and bool(settings().smtp_host)
+        return seen, said._replace(findings=[_quiet(one) for one in said.findings] if quiet else said.findings)
 
-async def _stage(run: Run, look: Look, look_again: Look | None = None) -> Again:
-    """Look, tell, ask, act; returns the second look."""
-    seen = await _careful(run, look)
-    run.found(seen.findings)
-    permit = await gate.ask(run, seen.plan, share=seen.share)
+    seen, said = await judged(look)
+    run.found(said.findings)
+    if seen is not None:
+        run.saw(name, stages.concealed(seen), sick=bool(said.findings), **given)
+    permit = await gate.ask(run, said.plan, share=said.share)
     await permit.apply(HANDS)
 
     async def again() -> list[Finding]:
-        return (await _careful(run, look_again or look)).findings
+        return list((await judged(look_again or look))[1].findings)
 
     return again
 
 
-async def _careful(run: Run, look: Look) -> Seen:
-    try:
-        return await look()
-    except Lacks as no:  # one reading less; the others go on
-        _tell(run, [str(no)])
-        return Seen([])
-    except (OutsideError, BadSetting) as error:
-        return Seen([mail.unreadable(error)])
+def _quiet(finding: Finding) -> Finding:
+    return finding.model_copy(update={"page": False})
+
+
+def replay(stage: str, seen: Json, given: Mapping[str, Json]) -> Judged:
+    """What today's rules say of one side of mail as it was seen then."""
+    return stages.replayed(stage, seen, given)
 
 
 def _tell(run: Run, texts: Iterable[str]) -> None:
@@ -155,28 +164,21 @@ async def _sending(run: Run, bad_share: float) -> tuple[list[Again], mail.Channe
     if not sender:
         run.notice("not configured: SENDGRID_SENDER_EMAIL, so no sender, domain or trial send was looked at")
 
-    async def sendgrid() -> Seen:
-        try:
-            channel = await mail.read_channel(sender)
-        except (OutsideError, BadSetting) as error:
-            found, plan = [mail.unreadable(error)], list[Fix]()
-        else:
-            seen.append(channel)
-            _tell(run, channel.lacks)
-            found, plan = mail.detect_channel(channel, bad_share), domains.plan_domains(channel.own_domains)
-        # Where the app mails by SMTP, SendGrid wakes nobody.
-        return Seen([one.model_copy(update={"page": one.page and not by_smtp}) for one in found], plan)
+    async def sendgrid() -> mail.Channel:
+        channel = await mail.read_channel(sender)
+        seen.append(channel)
+        _tell(run, channel.lacks)
+        return channel
 
-    async def speak() -> Seen:
+    async def speak() -> None:
         await smtp.read_smtp(sender)
-        return Seen([])
 
     checks = []
     if by_smtp:
-        checks.append(await _stage(run, speak))
+        checks.append(await _stage(run, "smtp", speak))
     smtp_sends = by_smtp and not run.findings
     if settings().sendgrid_api_key:
-        checks.append(await _stage(run, sendgrid))
+        checks.append(await _stage(run, "sendgrid", sendgrid, bad_share=bad_share))
     channel = seen[0] if seen else None
     if channel is not None:
         measure(run.ledger, mail.readings(channel))
@@ -189,27 +191,36 @@ async def _suppressed(run: Run, channel: mail.Channel, growth_rows: int, cooled_
     grown: dict[str, int] = {}
     known: set[str] = set()
 
-    async def growth() -> Seen:
+    async def growth() -> stages.Growth:
         grown.update(await suppressions.read_growth())
-        return Seen(suppressions.detect_growth(grown, usual, growth_rows))
+        return stages.Growth(now=grown, usual=usual)
 
-    async def blocks() -> Seen:
-        gone = suppressions.outlived(await suppressions.read_blocks(), time.time(), cooled_hours, valid_since)
+    async def blocks() -> stages.Blocks:
+        rows = await suppressions.read_blocks()
         left = addresses.acted_on(run.ledger, ["remove_block"], suppressions.AGAIN_DAYS)
-        due = [row for row in gone if row.mark not in left and not addresses.is_held_back(row.mark)]
-        rows = await suppressions.clear(due)
-        known.update(row.mark for row in rows)
-        sick = None
-        if channel.stats is not None:
-            sick = Share(sick=grown.get("blocks", 0), of=channel.stats.requests)
-        plan = suppressions.plan_blocks(rows) if _may_remove(run, channel, rows) else []
-        return Seen(suppressions.detect_blocks(rows), plan, sick)
+        seen = stages.Blocks(
+            rows=tuple(rows),
+            at=time.time(),
+            valid_since=valid_since,
+            left=frozenset(left | {row.mark for row in rows if addresses.is_held_back(row.mark)}),
+            new=grown.get("blocks", 0),
+            of=None if channel.stats is None else channel.stats.requests,
+        )
+        objecting = await suppressions.read_objecting(seen.due(cooled_hours))
+        seen = seen.model_copy(update={"objecting": objecting})
+        clear = seen.clear(cooled_hours)
+        known.update(row.mark for row in clear)
+        return seen.model_copy(update={"may_remove": _may_remove(run, channel, clear)})
 
-    async def still_blocked() -> Seen:
-        rows = [row for row in await suppressions.read_blocks() if row.mark in known] if known else []
-        return Seen(suppressions.detect_blocks(rows))
+    async def still_blocked() -> stages.Blocks | None:
+        if not known:
+            return None
+        return stages.Blocks(rows=tuple(await suppressions.read_blocks()), known=frozenset(known))
 
-    checks = [await _stage(run, growth), await _stage(run, blocks, still_blocked)]
+    checks = [
+        await _stage(run, "growth", growth, growth_rows=growth_rows),
+        await _stage(run, "blocks", blocks, still_blocked, cooled_hours=cooled_hours),
+    ]
     measure(run.ledger, {f"mail_{kind}_a_day": count for kind, count in grown.items()})
     return checks
 
@@ -224,38 +235,39 @@ def _may_remove(run: Run, channel: mail.Channel, rows: Iterable[suppressions.Row
 async def _asked(run: Run, channel: mail.Channel, address: str, mx_host: str) -> Again:
     known = list[str]()
 
-    async def look() -> Seen:
+    async def look() -> stages.Asked | None:
         rows = await suppressions.read_asked_for(address) if address else []
         known.extend(row.mark for row in rows)
         if not rows:
             if address and not known:
                 _tell(run, [f"{addresses.shown(address)} is on neither bounces nor invalid addresses"])
-            return Seen([])
+            return None
         against = (await suppressions.read_objections([address], ["spam_reports"])).get(rows[0].mark, [])
-        removed = rows[0].mark in addresses.acted_on(run.ledger, ["remove_bounce"], suppressions.AGAIN_DAYS)
-        findings = suppressions.detect_asked_for(rows, against, removed)
-        if against or removed or addresses.is_held_back(rows[0].mark):
-            return Seen(findings)
+        seen = stages.Asked(
+            rows=tuple(rows),
+            against=tuple(against),
+            removed=rows[0].mark in addresses.acted_on(run.ledger, ["remove_bounce"], suppressions.AGAIN_DAYS),
+            held_back=addresses.is_held_back(rows[0].mark),
+        )
+        if seen.against or seen.removed or seen.held_back:
+            return seen
         if not mx_host or not await suppressions.read_mail_host(mx_host):
             _tell(run, [f"mx_host {mx_host or 'is empty'}: name a mail server of the domain: dig +short MX domain"])
-            return Seen(findings)
-        return Seen(findings, suppressions.plan_asked_for(rows, mx_host) if _may_remove(run, channel, rows) else [])
+            return seen
+        return seen.model_copy(update={"takes_mail": True, "may_remove": _may_remove(run, channel, rows)})
 
-    return await _stage(run, look)
+    return await _stage(run, "asked", look, mx_host=mx_host)
 
 
 async def _refusals(run: Run, failures_at: int) -> Again:
     began = now_ms()
-
-    async def since(moment: int) -> Seen:
-        return Seen(mail_log.detect_refusals(await mail_log.read_refusals(moment), failures_at))
-
     # Lines written before this run say nothing about what it mended.
-    return await _stage(run, partial(since, began - LOG_MS), partial(since, began))
+    first, second = partial(mail_log.read_refusals, began - LOG_MS), partial(mail_log.read_refusals, began)
+    return await _stage(run, "refusals", first, second, failures_at=failures_at)
 
 
 async def _resets(run: Run, sends: bool) -> Again:
-    async def look() -> Seen:
+    async def look() -> stages.Due:
         seen = await mail_log.read_resets()
         _tell(run, mail_log.notices_of(seen))
         tried = mail_log.tried(run.ledger)
@@ -271,6 +283,6 @@ async def _resets(run: Run, sends: bool) -> Again:
                 why = f"who must not be mailed cannot be read ({error})"
         if due and why:
             _tell(run, [f"no reset mail is asked for again: {why}"])
-        return Seen(mail_log.detect_resets(seen, against), [] if why else mail_log.plan_resets(due, against))
+        return stages.Due(resets=seen, due=tuple(due), against=against, why_not=why)
 
-    return await _stage(run, look)
+    return await _stage(run, "resets", look)

@@ -69,10 +69,9 @@ class Store:
                 new = _insert(connection, [one for hooks, _, _ in batch for one in hooks])
         except Exception as error:  # noqa: BLE001 - whatever it is, senders wait, and this thread is the only writer
             problem = f"cannot be written ({type(error).__name__})"
-            known = isinstance(error, RunbookError)
-            said = error if known else LedgerError("webhook", problem, "its sender comes again")
+            said = LedgerError("webhook", problem, "its sender comes again")
             for _, loop, kept in batch:
-                loop.call_soon_threadsafe(_fail, kept, said)
+                loop.call_soon_threadsafe(_fail, kept, error if isinstance(error, RunbookError) else said)
             return
         for hooks, loop, kept in batch:
             mine = {one.id for one in hooks} & new

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import sys
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 SHOWN = 50
 """How many fixes are spelled out; the form has a row for each."""
+
+
+ASKING = threading.Event()
+"""Set while a question stands in the terminal: nothing else is written there."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,11 @@ async def ask(run: Run, plan: Sequence[Fix]) -> Approval:
             return Approval(refusal="a person must approve: start this runbook's own deployment with mode approve")
         return await _ask_in_prefect(run, plan, str(context.flow_run.id))
     if sys.stdin is not None and sys.stdin.isatty():
-        return await asyncio.to_thread(_ask_in_terminal, run, plan)
+        ASKING.set()
+        try:
+            return await asyncio.to_thread(_ask_in_terminal, run, plan)
+        finally:
+            ASKING.clear()
     return Approval(refusal="a person must approve and nobody is here: run it in a terminal or from the Prefect UI")
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select
 
 from runbook.model import FixState, Frozen, Json
-from runbook.schema import OPEN_STATES, entry, finding, fix, link, run
+from runbook.schema import OPEN_STATES, entry, finding, fix, incident, incident_item, link, page, run
 
 BATCH = 1_000
 SEALED = "sealed"
@@ -101,6 +101,11 @@ def forget(connection: Connection, summed: Mapping[str, Json]) -> None:
     for table in (finding, fix):
         connection.execute(delete(table).where(table.c.run_id.in_(old)))
     connection.execute(delete(run).where(run.c.started_at_ms < summed["before_ms"]))
+    closed = select(incident.c.id).where(incident.c.closed_at_ms < summed["before_ms"])
+    connection.execute(delete(incident_item).where(incident_item.c.incident_id.in_(closed)))
+    connection.execute(delete(incident).where(incident.c.closed_at_ms < summed["before_ms"]))
+    of_open = select(incident_item.c.page_seq).where(incident_item.c.page_seq.is_not(None))
+    connection.execute(delete(page).where(page.c.resolved_at_ms < summed["before_ms"], page.c.seq.not_in(of_open)))
     for one in (link, entry):
         connection.execute(delete(one).where(one.c.seq <= summed["to_seq"]))
 

@@ -18,18 +18,10 @@ from runbook.model import Mode
 # Prisma reads these from the URL's query; libpq refuses the whole URL because of any of them.
 PRISMA_ONLY = frozenset(
     {
-        "connection_limit",
-        "pool_timeout",
-        "schema",
-        "pgbouncer",
-        "socket_timeout",
-        "statement_cache_size",
-        "sslaccept",
-        "sslidentity",
-        "max_connection_lifetime",
-        "max_idle_connection_lifetime",
+        "connection_limit", "pool_timeout", "schema", "pgbouncer", "socket_timeout", "statement_cache_size",
+        "sslaccept", "sslidentity", "max_connection_lifetime", "max_idle_connection_lifetime",
     }
-)
+)  # fmt: skip
 OFFICE_PREFIX = {4: 24, 6: 48}
 """The widest network that may be one office, by version of IP."""
 
@@ -85,6 +77,17 @@ class Settings(BaseSettings):
     pagerduty_routing_key: SecretStr | None = None
     pagerduty_api_base: str = "https://events.pagerduty.com"
     slack_webhook_url: SecretStr | None = None
+    runbook_notify_urls: SecretStr | None = None
+    vercel_token: SecretStr | None = None
+    vercel_project_id: str | None = None
+    vercel_team_id: str | None = None
+    vercel_api_base: str = "https://api.vercel.com"
+    statuspage_api_key: SecretStr | None = None
+    statuspage_page_id: str | None = None
+    statuspage_api_base: str = "https://api.statuspage.io"
+    instatus_api_key: SecretStr | None = None
+    instatus_page_id: str | None = None
+    instatus_api_base: str = "https://api.instatus.com"
 
     ingress_host: str = "127.0.0.1"
     ingress_port: int = Field(8787, ge=1, le=65535)
@@ -102,6 +105,9 @@ class Settings(BaseSettings):
     runbook_profile: Path | None = None
     runbook_approval_seconds: int = Field(900, ge=30, le=86_400)
     runbook_keep_reading_days: int = Field(90, ge=1, le=3650)
+    runbook_keep_days: int = Field(400, ge=30, le=36_500)
+    runbook_minutes_per_fix: int = Field(20, ge=0, le=1440)
+    runbook_report_to: Annotated[tuple[str, ...], NoDecode] = ()
     runbook_licence_days: int = Field(30, ge=0, le=3650)
     runbook_webhook_path: str = "/api/subscription/webhook"
     runbook_migrations_dir: Path | None = None
@@ -119,6 +125,19 @@ class Settings(BaseSettings):
     runbook_health_url: str | None = None
     runbook_deploy_lock: Path | None = None
     runbook_cgroup_root: Path = Path("/sys/fs/cgroup")
+    runbook_key_pages: Annotated[tuple[str, ...], NoDecode] = ("/",)
+    runbook_status_pages: Annotated[tuple[str, ...], NoDecode] = ()
+    runbook_deploys_command: str = ""
+    runbook_rollback_command: str = ""
+    runbook_maintenance_command: str = ""
+    runbook_maintenance_state_command: str = ""
+    runbook_scale_command: str = ""
+    runbook_scale_state_command: str = ""
+    runbook_war_room_url: str | None = None
+    runbook_contacts: Annotated[tuple[str, ...], NoDecode] = (
+        "Stripe https://stripe.com/support",
+        "Sentry https://sentry.io/support",
+    )
     runbook_login_failed: Annotated[tuple[str, ...], NoDecode] = (
         "login_failed",
         "login_failure",
@@ -157,9 +176,13 @@ class Settings(BaseSettings):
         "access_log",
         "runbook_app_env",
         "runbook_archive_logs",
+        "runbook_contacts",
         "runbook_disk_paths",
+        "runbook_key_pages",
         "runbook_known_offices",
         "runbook_login_failed",
+        "runbook_report_to",
+        "runbook_status_pages",
         "runbook_supervisors",
         "runbook_trusted_proxies",
         mode="before",
@@ -178,6 +201,10 @@ class Settings(BaseSettings):
         "sentry_api_base",
         "runbook_ai_fallback_base_url",
         "runbook_health_url",
+        "runbook_war_room_url",
+        "vercel_api_base",
+        "statuspage_api_base",
+        "instatus_api_base",
     )
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
@@ -201,6 +228,7 @@ class Settings(BaseSettings):
         """Every secret in force, a URL's password by itself too, longest first: masking never leaves a tail behind."""
         values = [getattr(self, name) for name in type(self).model_fields]
         clear = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+        clear += self.notify_urls
         written = [_password(text) for text in clear]
         found = {*clear, *written, *map(unquote, written)}
         return sorted((text for text in found if len(text) >= 6), key=len, reverse=True)
@@ -242,6 +270,12 @@ class Settings(BaseSettings):
         # The pairs stay as they are written: decoding and encoding again would turn a space into a plus.
         kept = [pair for pair in parts.query.split("&") if pair.partition("=")[0] not in PRISMA_ONLY]
         return urlunsplit(parts._replace(query="&".join(kept)))
+
+    @property
+    def notify_urls(self) -> tuple[str, ...]:
+        """The Apprise URLs, one for each channel; they are told apart by their schemes, as they may hold commas."""
+        text = self.runbook_notify_urls.get_secret_value() if self.runbook_notify_urls else ""
+        return tuple(filter(None, re.split(r"[\s,]+(?=[A-Za-z][A-Za-z0-9]*://)", text.strip(" \t\r\n,"))))
 
     @property
     def has_app_log(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 LONGEST_CHAIN = 20
 """Errors that led to each other; a longer chain is somebody's loop."""
 

@@ -5,21 +5,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from runbook import incidents
+from runbook.burst import slug
 from runbook.errors import BadSetting
 from runbook.ledger import Ledger, now_ms
 from runbook.mask import mask
 from runbook.memory import put, recall
 from runbook.model import FixState, Frozen, Json, Outcome, Report
 from runbook.policy import MASS_FAILURE
-from runbook.schema import hook, page
+from runbook.schema import hook, incident_item, page
 
 MANY = 5
 """Findings of one run beyond this number are one page: nobody reads thirty at night."""
@@ -52,7 +53,11 @@ class Call(NamedTuple):
 
 
 class Page(Frozen):
-    """One page; ``sent`` is how far each channel has been told. ``missed`` counts runs that did not find it."""
+    """One page; ``sent`` is how far each channel has been told. ``missed`` counts runs that did not find it.
+
+    Pages of one ``incident`` that came before anybody answered are one ``group``: who is told of them is called once.
+    ``lead`` is the key of its first page.
+    """
 
     seq: int
     key: str
@@ -69,16 +74,14 @@ class Page(Frozen):
     acked_by: str | None
     resolved_at_ms: int | None
     sent: Mapping[str, Json]
+    incident: str = ""
+    group: int = 0
+    lead: str = ""
 
     @property
     def state(self) -> str:
         """``open``, ``acknowledged`` or ``resolved``."""
         return "resolved" if self.resolved_at_ms else "acknowledged" if self.acked_at_ms else "open"
-
-
-def slug(text: str) -> str:
-    """A subject as a part of a key."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", str(mask(text))).strip("-").lower()[:80]
 
 
 def raise_page(connection: Connection, call: Call, source: str, run_id: str | None = None) -> None:
@@ -98,15 +101,19 @@ def raise_page(connection: Connection, call: Call, source: str, run_id: str | No
     }
     try:
         with connection.begin_nested():
-            connection.execute(insert(page).values(opened_at_ms=now_ms(), seen_at_ms=now_ms(), **first))
+            made = insert(page).values(opened_at_ms=now_ms(), seen_at_ms=now_ms(), **first).returning(page.c.seq)
+            seq = connection.execute(made).scalar_one()
     except IntegrityError:  # somebody else was first
         connection.execute(again.values(**values))
+        return
+    incidents.join_page(connection, seq, call.key, source, run_id, told["title"])
 
 
 def resolve(connection: Connection, key: str) -> None:
     """The incident is over; nothing happens where no page of it is open."""
     rule = update(page).where(page.c.key == key, page.c.resolved_at_ms.is_(None))
-    connection.execute(rule.values(resolved_at_ms=now_ms()))
+    if connection.execute(rule.values(resolved_at_ms=now_ms())).rowcount:
+        incidents.page_over(connection, key)
 
 
 # -- what a run raises ----------------------------------------------------------------------------------------------
@@ -152,8 +159,9 @@ def tell(ledger: Ledger, report: Report) -> None:
         for row in connection.execute(rule).all():
             if row.key in raised or not _ends(row.key, report):
                 continue
-            gone = {"resolved_at_ms": now_ms()} if row.missed + 1 >= GONE_AFTER else {}
-            connection.execute(update(page).where(page.c.seq == row.seq).values(missed=row.missed + 1, **gone))
+            connection.execute(update(page).where(page.c.seq == row.seq).values(missed=row.missed + 1))
+            if row.missed + 1 >= GONE_AFTER:
+                resolve(connection, row.key)
 
 
 def _ends(key: str, report: Report) -> bool:
@@ -165,25 +173,29 @@ def _ends(key: str, report: Report) -> bool:
 
 
 def acknowledge(ledger: Ledger, key: str, by: str) -> Page:
-    """Somebody is at it: no more escalation. Raises ``BadSetting`` where no open page has that key."""
-    with ledger.write() as connection:
-        _acknowledge(connection, key, by)
-    found = [one for one in pages(ledger) if one.key == key and not one.resolved_at_ms]
+    """Somebody is at it: no more escalation of this page, nor of those that are told with it.
+
+    ``key`` may be an incident's id too. Raises ``BadSetting`` where no open page has it.
+    """
+    found = [one for one in pages(ledger) if key in {one.key, one.incident} and not one.resolved_at_ms]
     if not found:
         raise BadSetting(key, "is the key of no open page", "runbook pages lists them")
-    return found[0]
+    with ledger.write() as connection:
+        _acknowledge(connection, [one.group for one in found], by)
+    return next(one for one in pages(ledger) if one.seq == found[0].seq)
 
 
-def _acknowledge(connection: Connection, key: str, by: str) -> None:
-    rule = update(page).where(page.c.key == key, page.c.resolved_at_ms.is_(None), page.c.acked_at_ms.is_(None))
+def _acknowledge(connection: Connection, groups: Collection[int], by: str) -> None:
+    seqs = [one.seq for one in _pages(connection, now_ms()) if one.group in groups]
+    rule = update(page).where(page.c.seq.in_(seqs), page.c.resolved_at_ms.is_(None), page.c.acked_at_ms.is_(None))
     connection.execute(rule.values(acked_at_ms=now_ms(), acked_by=by[:128]))
 
 
 def hear(ledger: Ledger) -> None:
     """Take the acknowledgements out of PagerDuty's webhooks, which the receiver has stored."""
     heard = recall(ledger, HEARD) or 0
-    told = ("pagerduty.incident.acknowledged", "pagerduty.incident.resolved")
-    rule = select(hook.c.event, hook.c.payload).where(hook.c.seq > heard, hook.c.event.in_(told)).order_by(hook.c.seq)
+    answered = ("pagerduty.incident.acknowledged", "pagerduty.incident.resolved")
+    rule = select(hook.c.payload).where(hook.c.seq > heard, hook.c.event.in_(answered)).order_by(hook.c.seq)
     with ledger.read() as connection:
         newest = connection.execute(select(func.max(hook.c.seq))).scalar_one() or 0
         rows = connection.execute(rule.where(hook.c.seq <= newest)).all()
@@ -191,18 +203,28 @@ def hear(ledger: Ledger) -> None:
         return
     with ledger.write() as connection:
         for row in rows:
-            key = str(row.payload.get("incident_key") or "")
-            _acknowledge(connection, key, f"PagerDuty incident {row.payload.get('number') or '?'}")
+            told = [one.group for one in _pages(connection, now_ms()) if one.lead == row.payload.get("incident_key")]
+            _acknowledge(connection, told, f"PagerDuty incident {row.payload.get('number') or '?'}")
         put(connection, HEARD, newest)
 
 
 def pages(ledger: Ledger, since_ms: int | None = None) -> list[Page]:
     """Every page that is open, or was resolved after ``since_ms`` (default: a day ago), the oldest first."""
-    after = now_ms() - DAY_MS if since_ms is None else since_ms
-    rule = select(page).where(page.c.resolved_at_ms.is_(None) | (page.c.resolved_at_ms > after))
     with ledger.read() as connection:
-        rows = connection.execute(rule.order_by(page.c.seq)).mappings()
-        return [Page.model_validate(dict(row)) for row in rows]
+        return _pages(connection, now_ms() - DAY_MS if since_ms is None else since_ms)
+
+
+def _pages(connection: Connection, after_ms: int) -> list[Page]:
+    where = incident_item.c.page_seq == page.c.seq
+    rule = select(page, incident_item.c.incident_id, incident_item.c.body).outerjoin(incident_item, where)
+    rule = rule.where(page.c.resolved_at_ms.is_(None) | (page.c.resolved_at_ms > after_ms))
+    found = []
+    for row in connection.execute(rule.order_by(page.c.seq)).mappings():
+        own = {name: row[name] for name in page.c.keys()}  # noqa: SIM118 - a column collection, not a mapping
+        # A page that an older version raised belongs to no incident and speaks for itself.
+        told = row["body"] or {"group": row["seq"], "lead": row["key"]}
+        found.append(Page(**own, incident=row["incident_id"] or "", group=told["group"], lead=told["lead"]))
+    return found
 
 
 def mark(ledger: Ledger, seqs: Sequence[int], channel: str, progress: Mapping[str, Json]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 
 Samples = Sequence[tuple[int, float]]
 """(Unix ms, value), oldest first."""
@@ -14,11 +15,14 @@ TOP, BOTTOM = 44, 12
 POINTS = 120
 
 
-def trends(panels: Mapping[str, Samples]) -> str:
-    """An SVG with one panel a reading, titled by its name, with its last value and its range; no panel, no drawing."""
+def trends(panels: Mapping[str, Samples], marks: Mapping[str, int] = MappingProxyType({})) -> str:
+    """An SVG with one panel a reading, titled by its name, with its last value and its range; no panel, no drawing.
+
+    ``marks`` are moments (Unix ms) by what happened then: a dashed line in every panel that has samples around it.
+    """
     rows = -(-len(panels) // COLUMNS)
     width, height = WIDTH * min(len(panels), COLUMNS), HEIGHT * rows
-    drawn = [_panel(at, name, samples) for at, (name, samples) in enumerate(panels.items())]
+    drawn = [_panel(at, name, samples, marks) for at, (name, samples) in enumerate(panels.items())]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" font-family="sans-serif">{"".join(drawn)}</svg>'
@@ -30,7 +34,7 @@ def as_image(svg: str) -> str:
     return f"![trends](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
 
 
-def _panel(at: int, name: str, samples: Samples) -> str:
+def _panel(at: int, name: str, samples: Samples, marks: Mapping[str, int]) -> str:
     x, y = at % COLUMNS * WIDTH, at // COLUMNS * HEIGHT
     low, high = min(value for _at, value in samples), max(value for _at, value in samples)
     last = f'x="{WIDTH - PAD}" y="24" font-size="14" fill="#38a169" text-anchor="end"'
@@ -40,8 +44,20 @@ def _panel(at: int, name: str, samples: Samples) -> str:
         f'<text x="{PAD}" y="22" font-size="12" fill="#888">{escape(name)}</text>'
         f'<text x="{PAD}" y="38" font-size="10" fill="#888">{_short(low)} to {_short(high)}</text>'
         f"<text {last}>{_short(samples[-1][1])}</text>"
+        f"{''.join(_mark(samples, what, moment) for what, moment in marks.items())}"
         f'<polyline points="{_line(_thin(samples), low, high)}" fill="none" stroke="#38a169" stroke-width="2"/></g>'
     )
+
+
+def _mark(samples: Samples, what: str, moment: int) -> str:
+    first, last = samples[0][0], samples[-1][0]
+    if not first <= moment <= last or first == last:
+        return ""
+    x = PAD + (moment - first) / (last - first) * (WIDTH - 2 * PAD)
+    line = (
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="#e53e3e" stroke-dasharray="3 3"/>'
+    )
+    return f'{line}<text x="{x + 2:.1f}" y="{HEIGHT - 6}" font-size="8" fill="#e53e3e">{escape(what)}</text>'
 
 
 def _line(samples: Samples, low: float, high: float) -> str:

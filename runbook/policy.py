@@ -46,6 +46,11 @@ DEFAULT_CAPS: Mapping[str, Cap] = {
     "retry_payment": Cap(per_run=5, per_15min=5, per_24h=20),
     "enable_endpoint": Cap(per_run=2, per_15min=2, per_24h=4),
     "restart_instance": Cap(per_run=1, per_15min=1, per_24h=12),  # with its cooldown: three an hour
+    "roll_back": Cap(per_run=1, per_15min=2, per_24h=4),
+    "promote_deployment": Cap(per_run=1, per_15min=2, per_24h=4),
+    "start_maintenance": Cap(per_run=1, per_15min=1, per_24h=4),
+    "scale_app": Cap(per_run=1, per_15min=2, per_24h=4),  # each with its undo
+    "post_status": Cap(per_run=2, per_15min=2, per_24h=6),
     "take_snapshot": Cap(per_run=1, per_15min=1, per_24h=6),
     "trust_ip": Cap(per_run=3, per_15min=6, per_24h=20),
     "trust_again": Cap(per_run=10, per_15min=20, per_24h=40),

@@ -12,7 +12,7 @@ from prefect.exceptions import Pause
 from prefect.states import Completed, Failed
 from sqlalchemy import select
 
-from runbook import artifacts, licence, outbox, questions, recorder
+from runbook import artifacts, incidents, licence, outbox, postmortem, questions, recorder
 from runbook.errors import NotConfigured, RunbookError, without_secrets
 from runbook.ledger import ledger, now_ms
 from runbook.mask import mask
@@ -41,7 +41,7 @@ class Run:
     """``async with Run(...)``: writes the run to the ledger, turns typed errors into a refused report.
 
     ``mode`` is lowered to the ceiling ``RUNBOOK_MODE``. After the block ``result()`` is the report. ``pages`` is False
-    for a run that does not look at all its runbook looks at: what it does not find says nothing.
+    for a run whose findings are no incident, or that does not look at all its runbook looks at.
     """
 
     def __init__(self, runbook: str, mode: Mode, *, pages: bool = True) -> None:
@@ -88,6 +88,8 @@ class Run:
         masked = [Finding(**mask(one.model_dump(mode="json"))) for one in findings]
         self.findings += masked
         self.ledger.found(self.id, masked)
+        if self._pages:
+            incidents.found(self.ledger, self.id, self.runbook, masked)
 
     def saw(self, stage: str, reading: Frozen | Sequence[Frozen], *, sick: bool, **parameters: Json) -> None:
         """Keep what was read, and the parameters it was judged by, for ``runbook backtest``."""
@@ -131,11 +133,16 @@ class Run:
         if isinstance(error, RunbookError):
             self._reason, self._not_configured = str(mask(str(error))), isinstance(error, NotConfigured)
         report = self._report()
+        news: Sequence[str] = ()
         if self._pages:
             outbox.tell(self.ledger, report)
+            news = incidents.ended(self.ledger, report)
         sealed_by = self.ledger.close_run(self.id, report.outcome, report.as_json())
         self.report = report.model_copy(update={"sealed_by": sealed_by})
         await artifacts.publish(self.report)
+        if FlowRunContext.get() is not None:
+            for one in news:
+                await artifacts.page(one.replace("inc_", "incident-"), postmortem.draft(self.ledger, one), self.id)
         return True
 
     def result(self) -> Report:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from runbook.errors import LedgerError
 from runbook.model import FixState
 
-VERSION = 3
+VERSION = 4
 OPEN_STATES = (FixState.granted.value, FixState.intended.value)
 
 meta = MetaData()
@@ -185,6 +185,31 @@ page = Table(
         sqlite_where=text("resolved_at_ms IS NULL"),
         postgresql_where=text("resolved_at_ms IS NULL"),
     ),
+)
+
+# Incidents: what was found in one burst, and what belongs to it. A page's own row knows nothing of it.
+incident = Table(
+    "incident",
+    meta,
+    Column("id", String(32), primary_key=True),
+    Column("title", Text, nullable=False),
+    Column("opened_at_ms", BigInteger, nullable=False, index=True),
+    Column("news_ms", BigInteger, nullable=False),
+    Column("closed_at_ms", BigInteger, index=True),
+    Column("closed_by", String(128)),
+    Column("postmortem", Text),
+    Column("symptoms", JSON, nullable=False),
+)
+incident_item = Table(
+    "incident_item",
+    meta,
+    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("incident_id", ForeignKey("incident.id"), nullable=False, index=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("ref", String(200), nullable=False, index=True),
+    Column("page_seq", BigInteger, unique=True),
+    Column("body", JSON, nullable=False),
 )
 
 

@@ -40,6 +40,11 @@ class Tables(BaseModel):
     user_created: str = "createdAt"
     user_failed_logins: str = "failedLoginAttempts"
     user_locked_until: str = "lockedUntil"
+    migration: str = "_prisma_migrations"
+    migration_name: str = "migration_name"
+    migration_started: str = "started_at"
+    migration_finished: str = "finished_at"
+    migration_rolled_back: str = "rolled_back_at"
     session: str = "Session"
     session_id: str = "id"
     session_token: str = "sessionToken"  # noqa: S105 - a column's name

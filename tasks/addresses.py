@@ -5,9 +5,6 @@ Where an act needs the address itself it is read again where it already is, at S
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import secrets
 from collections.abc import Iterable
 from email.utils import parseaddr
 
@@ -17,12 +14,12 @@ from runbook import memory
 from runbook.ledger import Ledger, ledger, now_ms
 from runbook.model import Fix, FixState, Proof
 from runbook.permit import Permit
+from runbook.pseudonym import pseudonym
 from runbook.schema import fix as fix_table
 from runbook.settings import settings
 from runbook.step import hand, reader
 from tasks.sendgrid_api import ADDRESS
 
-SALT = "mail/salt"
 DAY_MS = 86_400_000
 DONE = (FixState.intended, FixState.applied, FixState.proven, FixState.undone)
 """What may have had an effect; a fix that was turned down or came too late had none."""
@@ -36,18 +33,12 @@ def shown(address: str) -> str:
 
 def mark(address: str) -> str:
     """Ten hex digits that stand for this address in this ledger, salted: nobody can guess an address and check it."""
-    book = ledger()
-    salt = memory.recall(book, SALT)
-    if salt is None:
-        with book.write() as connection:
-            memory.swap(connection, SALT, None, secrets.token_hex(16))
-        salt = memory.recall(book, SALT)
-    return hmac.new(str(salt).encode(), address.lower().encode(), hashlib.sha256).hexdigest()[:10]
+    return pseudonym(ledger(), address.lower())
 
 
-def target(kind: str, address: str) -> str:
+def target(kind: str, address: str, marked: str) -> str:
     """What a fix is about: its list, the address as it is shown, and its mark."""
-    return f"{kind}/{shown(address)} #{mark(address)}"
+    return f"{kind}/{shown(address)} #{marked}"
 
 
 def mark_of(fix: Fix) -> str:

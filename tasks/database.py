@@ -120,8 +120,7 @@ def identifier(*names: str) -> sql.SQL:
 
     psycopg takes a per cent sign for a placeholder then, also inside a quoted name.
     """
-    text: str = sql.Identifier(*names).as_string(None).replace("%", "%%")
-    return sql.SQL(text)
+    return sql.SQL(sql.Identifier(*names).as_string(None).replace("%", "%%"))
 
 
 def _where(conninfo: str) -> dict[str, str]:

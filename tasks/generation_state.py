@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from runbook.model import Finding, Fix, Frozen
@@ -19,14 +19,14 @@ LOW_READINGS = 3
 
 
 class Bounds(NamedTuple):
-    """From when on something counts: the pause and the time one sample may take in seconds, shares 0 to 1."""
+    """From when on something counts: see the flow's parameters of these names."""
 
     samples: int = 3
-    pause: float = 2.0
-    seconds: float = 15.0
-    share: float = 0.3
-    least: int = 5
-    by_design: tuple[str, ...] = ()
+    pause_seconds: float = 2.0
+    timeout_seconds: float = 15.0
+    failed_share: float = 0.3
+    failed_least: int = 5
+    by_design: Sequence[str] = ()
     ttl_minutes: int = 240
     least_minutes: int = 10
 
@@ -81,8 +81,8 @@ class Generation(Frozen):
         """The app's own model fails, by several samples, or by one that the log or the run before bears out."""
         if self.primary is None or not self.primary.failing:
             return False
-        heard = self.heard is not None and self.heard.failing(at.share, at.least)
-        return len(self.primary.samples) > 1 or self.failed_before or heard
+        heard = self.heard is not None and self.heard.failing(at.failed_share, at.failed_least)
+        return len(self.primary.samples) >= at.samples or self.failed_before or heard
 
 
 def detect(seen: Generation, at: Bounds) -> list[Finding]:
@@ -125,7 +125,7 @@ def _spare(seen: Generation, at: Bounds) -> Iterator[Finding]:
 
 def _log(seen: Generation, at: Bounds) -> Iterator[Finding]:
     heard = seen.heard
-    if heard is None or not heard.failing(at.share, at.least):
+    if heard is None or not heard.failing(at.failed_share, at.failed_least):
         return
     said = f"{heard.failed} of {heard.failed + heard.succeeded} generations gave a template or nothing"
     if seen.writes and seen.in_force is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from pydantic import ConfigDict, Field
+
 from runbook.errors import OutsideError
-from runbook.model import Finding, Fix, Json, Risk
+from runbook.model import Finding, Fix, Frozen, Json, Risk
 from tasks.limit_score import Bounds, Evidence, Judgement, judge
 from tasks.limit_tally import Limits
 from tasks.networks import group, hide, read
@@ -23,16 +24,17 @@ EXEMPTS = "the app's trust is for every page, sign-in and reset too, so a person
 EXEMPTS += "RUNBOOK_TRUST_KEEPS_LOGIN_LIMITS=true says that the app keeps those limits"
 
 
-@dataclass(frozen=True)
-class World:
+class World(Frozen):
     """The log's limits, the app's list (None: not read) and our own trusts, at one moment."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     limits: Limits | None
     listed: Trusted | None
     trusts: Sequence[Trust]
     now_ms: int
     keeps_login_limits: bool = False
-    problems: Sequence[OutsideError] = field(default=())
+    problems: Sequence[OutsideError] = Field(default=(), exclude=True)
 
     @property
     def stopped(self) -> list[Evidence]:
@@ -133,7 +135,7 @@ def blocked(world: World, at: Bounds, hours: int) -> Iterator[Case]:
         if not seen.users:
             nameless.append(seen)
             continue
-        few = len(seen.users) < at.users
+        few = len(seen.users) < at.least_users
         yield Case(_finding(seen, said), () if few else list(_lift(world, seen, said, hours)))
     if nameless:
         detail = (

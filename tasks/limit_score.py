@@ -22,12 +22,12 @@ CROWD = 0.5
 class Bounds(Frozen):
     """Where each sign begins to count."""
 
-    users: int = 5
-    auth_share: float = 0.3
-    success: float = 0.9
-    failures_per_user: float = 1.0
-    denied_share: float = 0.2
-    strangers: int = 10
+    least_users: int = 5
+    least_auth_share: float = 0.3
+    least_success: float = 0.9
+    most_failures_per_user: float = 1.0
+    most_denied_share: float = 0.2
+    most_strangers: int = 10
 
 
 class Account(Frozen):
@@ -158,31 +158,33 @@ def _for(seen: Evidence, log: Witness, at: Bounds) -> Iterator[Sign]:
     people = len(seen.users) if seen.established is None else seen.established
     share = seen.signed_in / seen.events if seen.events else 0.0
     each = seen.failures / max(len(seen.users), 1)
-    enough, tried, typing = people >= at.users, seen.attempts > 0, seen.failures < FEW
-    yield Sign(enough, f"{people} signed-in accounts older than a day, fewer than {at.users}", enough or log.sign_ins)
-    lines = share >= at.auth_share
-    said = f"{share:.0%} of its lines are of signed-in people, less than {at.auth_share:.0%}"
+    enough, tried, typing = people >= at.least_users, seen.attempts > 0, seen.failures < FEW
+    yield Sign(
+        enough, f"{people} signed-in accounts older than a day, fewer than {at.least_users}", enough or log.sign_ins
+    )
+    lines = share >= at.least_auth_share
+    said = f"{share:.0%} of its lines are of signed-in people, less than {at.least_auth_share:.0%}"
     yield Sign(lines, said, lines or (log.sign_ins and log.limiter_names_users))
-    said = f"{seen.success:.0%} of {seen.attempts} sign-ins succeed, less than {at.success:.0%}"
-    yield Sign(seen.success >= at.success, said, tried and log.sign_ins, harm=not typing)
-    said = f"{each:.1f} failed sign-ins for each person, not below {at.failures_per_user:g}"
-    yield Sign(each < at.failures_per_user, said, tried, harm=not typing)
+    said = f"{seen.success:.0%} of {seen.attempts} sign-ins succeed, less than {at.least_success:.0%}"
+    yield Sign(seen.success >= at.least_success, said, tried and log.sign_ins, harm=not typing)
+    said = f"{each:.1f} failed sign-ins for each person, not below {at.most_failures_per_user:g}"
+    yield Sign(each < at.most_failures_per_user, said, tried, harm=not typing)
 
 
 def _against(seen: Evidence, at: Bounds) -> Iterator[Sign]:
     denied = seen.denied / seen.events if seen.events else 0.0
-    said = f"{denied:.0%} of its lines are a failed sign-in, 401 or 404, more than {at.denied_share:.0%}"
-    yield Sign(denied <= at.denied_share, said, harm=seen.denied >= FEW)
+    said = f"{denied:.0%} of its lines are a failed sign-in, 401 or 404, more than {at.most_denied_share:.0%}"
+    yield Sign(denied <= at.most_denied_share, said, harm=seen.denied >= FEW)
     said = f"{seen.strangers} accounts were tried or asked for that never signed in here: enumeration"
-    yield Sign(seen.strangers < at.strangers, said, harm=True)
+    yield Sign(seen.strangers < at.most_strangers, said, harm=True)
     said = f"{seen.numbered} pages were asked for by number: enumeration"
-    yield Sign(seen.numbered < at.strangers, said, harm=True)
+    yield Sign(seen.numbered < at.most_strangers, said, harm=True)
     yield Sign(not seen.forged, f"{seen.forged} lines carry an X-Forwarded-For the client wrote itself", harm=True)
     yield Sign(not seen.forbidden, seen.forbidden)
 
 
 def _unseen(seen: Evidence, log: Witness, at: Bounds) -> Iterator[str]:
-    if seen.established is None and len(seen.users) >= at.users:
+    if seen.established is None and len(seen.users) >= at.least_users:
         yield "how old its accounts are could not be read"
     if not log.proxies:
         yield "RUNBOOK_TRUSTED_PROXIES is not set, so a client may have written this address itself"

@@ -164,7 +164,7 @@ def plan_resets(failures: Sequence[Failure], objections: Mapping[str, Sequence[s
     return [
         Fix(
             action="resend_reset",
-            target=addresses.target("reset", one.address),
+            target=addresses.target("reset", one.address, one.mark),
             risk=Risk.guarded,
             why=f"failed {one.times} times, last at {time.strftime('%H:%M UTC', time.gmtime(one.at_ms / 1000))}",
             undo="a mail cannot be unsent; an unused link ends after an hour",

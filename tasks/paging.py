@@ -1,4 +1,4 @@
-"""Tells people: the pages in the ledger's outbox to PagerDuty and Slack, at least once each, as often as it takes.
+"""Tells people: the pages in the ledger's outbox to every channel there is, at least once each, as often as it takes.
 
 One deliverer for one channel at a time, whoever calls: a channel is held for ``HOLD_MS`` in the ledger's memory.
 """
@@ -9,14 +9,16 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 from runbook import memory, outbox
-from runbook.errors import OutsideError
+from runbook.errors import BadSetting, OutsideError
 from runbook.ledger import Ledger, ledger, now_ms
 from runbook.model import Frozen, Json
 from runbook.outbox import Page, Severity
 from runbook.settings import settings
+from tasks import notify
 from tasks.web import Answer, call
 
 SECONDS = 20.0
@@ -24,6 +26,9 @@ CALL_SECONDS = 8.0
 HOLD_MS = 30_000
 AT_ONCE = 20
 """Messages one pass sends to one channel: PagerDuty takes 120 a minute for one key."""
+
+LOST_MS = 7 * 86_400_000
+"""How long after its end a page is still told: a channel may have been away for days."""
 
 ESCALATIONS = 3
 BACK_OFF_MS = 5_000
@@ -44,7 +49,19 @@ class Message(NamedTuple):
     def progress(self) -> dict[str, Json]:
         """What the outbox notes once it is told."""
         done = {"trigger": "level", "acknowledge": "acked", "resolve": "resolved"}[self.action]
-        return {done: self.level if done == "level" else True, "at_ms": now_ms(), "error": ""}
+        first = {"told_ms": now_ms()} if (self.action, self.level) == ("trigger", 1) else {}
+        return {done: self.level if done == "level" else True, "at_ms": now_ms(), "error": "", **first}
+
+    @property
+    def plain(self) -> str:
+        """The message as a mail or a chat shows it."""
+        match self.action:
+            case "acknowledge":
+                return f"{self.page.title}: acknowledged by {self.page.acked_by or 'somebody'}"
+            case "resolve":
+                return f"{self.page.title}: over"
+        loud = f"nobody has answered ({self.level - 1}): " if self.level > 1 else ""
+        return f"{loud}{self.page.title}\n{self.page.text}\nrunbook ack {self.page.key}"
 
 
 class Delivered(Frozen):
@@ -58,20 +75,28 @@ class _Refused(OutsideError):
     """The channel will not have this very message."""
 
 
-def due(page: Page, channel: str, now: int, escalate_ms: int) -> Message | None:
-    """The next message for one channel, in order: raised, escalated while nobody answers, acknowledged, resolved."""
-    so_far = page.sent.get(channel, {})
+def due(page: Page, channel: str, now: int, escalate_ms: int, group: Sequence[Page] = ()) -> Message | None:
+    """The next message for one channel, in order: raised, escalated while nobody answers, acknowledged, resolved.
+
+    Of the pages of one ``group``, the oldest first, each is raised, and all of them are escalated, acknowledged and
+    resolved by one of them: by the first that is open, and at last by the first.
+    """
+    group = group or [page]
+    so_far, told = page.sent.get(channel, {}), [one.sent.get(channel, {}) for one in group]
     level = so_far.get("level", 0)
-    if so_far.get("resolved") or now < so_far.get("due_ms", 0):
+    if told[0].get("resolved") or now < so_far.get("due_ms", 0):
         return None
     if level == 0:
         return Message(page, "trigger", 1)
-    if page.resolved_at_ms:
-        return Message(page, "resolve", level)
+    if all(one.resolved_at_ms for one in group):
+        tried = all(one.get("level") or one.get("error") for one in told)
+        return Message(page, "resolve", level) if tried and page.seq == group[0].seq else None
+    if page.seq != next(one.seq for one in group if not one.resolved_at_ms):
+        return None
     if page.acked_at_ms:
-        return None if so_far.get("acked") else Message(page, "acknowledge", level)
-    late = now - so_far.get("at_ms", now) >= escalate_ms
-    if late and level <= ESCALATIONS and page.severity is not Severity.warning:
+        return None if any(one.get("acked") for one in told) else Message(page, "acknowledge", level)
+    level, at_ms = max(one.get("level", 0) for one in told), max(one.get("at_ms", 0) for one in told)
+    if now - at_ms >= escalate_ms and level <= ESCALATIONS and page.severity is not Severity.warning:
         return Message(page, "trigger", level + 1)
     return None
 
@@ -97,7 +122,8 @@ def channels() -> dict[str, Send]:
         "pagerduty": (settings().pagerduty_routing_key, _pagerduty),
         "slack": (settings().slack_webhook_url, _slack),
     }
-    return {name: send for name, (secret, send) in known.items() if secret}
+    set_up: dict[str, Send] = {name: send for name, (secret, send) in known.items() if secret}
+    return set_up | {name: partial(_apprise, url) for name, url in notify.urls().items()}
 
 
 async def _channel(book: Ledger, name: str, send: Send, seconds: float) -> tuple[int, str]:
@@ -147,15 +173,20 @@ def _key(name: str) -> str:
 
 def _batch(book: Ledger, name: str) -> list[Message]:
     escalate = settings().runbook_escalate_seconds * 1000
-    found = [message for page in outbox.pages(book) if (message := due(page, name, now_ms(), escalate))]
-    return found[: AT_ONCE if name == "slack" else 1]
+    groups: dict[int, list[Page]] = {}
+    for page in outbox.pages(book, now_ms() - LOST_MS):
+        groups.setdefault(page.group, []).append(page)
+    every = [(page, group) for group in groups.values() for page in group]
+    every.sort(key=lambda each: each[0].seq)
+    found = [message for page, group in every if (message := due(page, name, now_ms(), escalate, group))]
+    return found[: 1 if name == "pagerduty" else AT_ONCE]
 
 
 def _seqs(batch: Sequence[Message]) -> list[int]:
     return [one.page.seq for one in batch]
 
 
-# -- the two channels -----------------------------------------------------------------------------------------------
+# -- the channels ---------------------------------------------------------------------------------------------------
 
 
 async def _pagerduty(batch: Sequence[Message]) -> None:
@@ -166,12 +197,12 @@ async def _pagerduty(batch: Sequence[Message]) -> None:
 
 
 def as_event(message: Message) -> dict[str, Json]:
-    """An event of PagerDuty's Events API v2; the page's key is its ``dedup_key``, so that twice is once."""
+    """An event of PagerDuty's Events API v2; its group's key is its ``dedup_key``, so that twice is once."""
     page = message.page
     event: dict[str, Json] = {
         "routing_key": settings().secret("PAGERDUTY_ROUTING_KEY"),
         "event_action": message.action,
-        "dedup_key": page.key,
+        "dedup_key": page.lead or page.key,
     }
     if message.action == "trigger":
         event["client"] = "runbook"
@@ -181,7 +212,8 @@ def as_event(message: Message) -> dict[str, Json]:
             "severity": Severity.critical.value if message.level > 1 else page.severity.value,
             "component": page.source,
             "timestamp": datetime.fromtimestamp(page.opened_at_ms / 1000, UTC).isoformat(),
-            "custom_details": {"text": page.text, "raised": page.times, "acknowledge": f"runbook ack {page.key}"},
+            "custom_details": {"text": page.text, "raised": page.times, "acknowledge": f"runbook ack {page.key}"}
+            | ({"incident": f"runbook incident show {page.incident}"} if page.incident else {}),
         }
     return event
 
@@ -205,6 +237,16 @@ def as_line(message: Message) -> str:
             return f":white_check_mark: {title}: over"
     loud = f"<!channel> nobody has answered ({message.level - 1}): " if message.level > 1 else ""
     return f":rotating_light: {loud}*{title}*\n{escaped(page.text)[:1500]}\n`runbook ack {key}`"
+
+
+async def _apprise(url: str, batch: Sequence[Message]) -> None:
+    loudest = min((one.action for one in batch), key=["trigger", "acknowledge", "resolve"].index)
+    said = [one.plain for one in batch]
+    more = f" (and {len(batch) - 1} more)" if len(batch) > 1 else ""
+    try:
+        await notify.send(url, said[0].partition("\n")[0] + more, "\n\n".join(said), loudest)
+    except BadSetting as error:
+        raise _Refused(error.subject, error.problem, error.next_step) from None
 
 
 def escaped(text: str) -> str:

@@ -225,5 +225,16 @@ def insist(planned: Sequence[Fix], tried: Sequence[Fix]) -> list[Fix]:
     ]
 
 
+def still(planned: Sequence[Fix]) -> list[Fix]:
+    """The plan, and each act that needs no waiting sessions any more also as it was planned while it needed them.
+
+    Who was sick because others wait, and has turned old meanwhile, is ended under the stricter condition of the two.
+    """
+    strict = [
+        fix.model_copy(update={"expect": {**fix.expect, "blocks": True}}) for fix in planned if fix.expect.get("pid")
+    ]
+    return [*planned, *strict]
+
+
 def _query(fix: Fix) -> dict[str, Json]:
     return {name: value for name, value in fix.expect.items() if name != "blocks"}

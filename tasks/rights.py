@@ -51,6 +51,11 @@ RIGHTS = (
         },
         delete=True,
     ),
+    Right(
+        "migration",
+        "site-down: it never rolls back over one",
+        {"SELECT": ("migration_name", "migration_started", "migration_finished", "migration_rolled_back")},
+    ),
 )
 """One line for each table a runbook meets; every test and the demo run with exactly this."""
 

@@ -19,7 +19,7 @@ class Bounds:
     users_per_ip: int
     ips_per_user: int
     jwt_errors: int
-    unlock: str = ""
+    unlock_email: str = ""
 
 
 class Seen(Frozen):
@@ -77,10 +77,12 @@ class Seen(Frozen):
 
     def named(self, at: Bounds) -> list[Account]:
         """The account a person named."""
-        return [one for one in self.accounts.accounts if one.is_named({at.unlock.lower()})] if self.accounts else []
+        return (
+            [one for one in self.accounts.accounts if one.is_named({at.unlock_email.lower()})] if self.accounts else []
+        )
 
     def to_unlock(self, at: Bounds) -> Account | None:
         """That account, where it is locked, or shut and not let out by itself."""
         due = self.to_reset(at)
         locked = [one for one in self.named(at) if one.locked_until and one not in due]
-        return locked[0] if at.unlock and len(locked) == 1 else None
+        return locked[0] if at.unlock_email and len(locked) == 1 else None

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from runbook.mask import statement
 from runbook.model import Frozen
 from tasks import pool
 from tasks.catalog import OURS, Catalog, Table, Transaction
@@ -27,6 +28,9 @@ HOLD_SECONDS = 5.0
 
 VAIN_SECONDS = 600.0
 """Dead rows that a transaction this old may still see cannot be removed."""
+
+SHAPE = 4_000
+"""Characters of a statement that are kept of a reading."""
 
 DISK = 0.8  # of what is free may an index take, with what its build needs beside it
 BLIND_BYTES = 256 * 1024**2
@@ -81,6 +85,11 @@ class Latency(Frozen):
     catalog: Catalog
     plans: Mapping[str, Plan] = {}
     trials: Mapping[str, Trial] = {}
+
+    def without_literals(self) -> Latency:
+        """The same with only the shape of each statement: what it is judged by, and nothing of a customer's."""
+        shapes = [one.model_copy(update={"text": statement(one.text, SHAPE)}) for one in self.window.statements]
+        return self.model_copy(update={"window": self.window.model_copy(update={"statements": shapes})})
 
     def advice(self) -> list[Advice]:
         """One index for each table and columns, the dearest statement first; none that is there already."""

@@ -137,15 +137,17 @@ async def _groups(address: str) -> list[str]:
         raise OutsideError("SendGrid", "a list of groups is malformed", "run it again; nothing was changed") from None
 
 
-async def clear(rows: Sequence[Row]) -> list[Row]:
-    """The first rows whose owners stand on no other list; few, for each costs five questions."""
-    found: list[Row] = []
-    for row in rows[:LOOKED_AT]:
-        if not await read_objections([row.address], OBJECTING):
-            found.append(row)
-        if len(found) == AT_ONCE:
+async def read_objecting(rows: Sequence[Row]) -> frozenset[str]:
+    """Marks of those whose owners stand on another list, until ``AT_ONCE`` do not: each costs five questions."""
+    objecting, clear = set[str](), 0
+    for row in rows:
+        if await read_objections([row.address], OBJECTING):
+            objecting.add(row.mark)
+        else:
+            clear += 1
+        if clear == AT_ONCE:
             break
-    return found
+    return frozenset(objecting)
 
 
 @reader("look up the mail server {host}")
@@ -240,7 +242,7 @@ def _removal(action: str, risk: Risk, row: Row, said: str = "") -> Fix:
     at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(row.created))
     return Fix(
         action=action,
-        target=addresses.target(row.kind, row.address),
+        target=addresses.target(row.kind, row.address, row.mark),
         risk=risk,
         why=f"listed {at} as {row.cause}" + (f"; {said}" if said else ""),
         undo=NO_UNDO,

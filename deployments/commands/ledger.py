@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from deployments import ledger_view, show
+from deployments.completing import ids
+from deployments.live import progress
 from deployments.terminal import AsJson, say
 from runbook import chain
 from runbook.errors import BadSetting
@@ -28,8 +30,10 @@ def ledger_command(
 
 
 @app.command("show")
-def show_command(id_: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
-    """All the ledger holds of one run or one fix."""
+def show_command(
+    id_: Annotated[str, typer.Argument(metavar="ID", autocompletion=ids)], as_json: AsJson = False
+) -> None:
+    """All the ledger holds of one id that any command printed: a run, fix, incident, page or webhook."""
     found = ledger_view.one(open_ledger(), id_)
     say(found, show.tree(found), as_json)
 
@@ -42,7 +46,7 @@ def verify(
     """Check that nothing in the ledger was altered, taken out or slipped in, nor cut off since HASH was noted."""
     if noted and len(noted) < 8:
         raise BadSetting("HASH", "is too short to mean anything", "give at least 8 digits of it")
-    with open_ledger().read() as connection:
+    with progress("verify"), open_ledger().read() as connection:
         found = chain.verify(connection, noted)
     cut = "" if found.noted else f"{noted} is not in the chain: what came with it was cut off"
     said = f"BROKEN at {found.broken}: it is not as it was written" if found.broken else cut
@@ -62,5 +66,6 @@ def seal(
     older: Annotated[str, typer.Option(help="What is older than this goes: 400d.")], as_json: AsJson = False
 ) -> None:
     """Let one entry sum up what is old, and delete it; the chain goes on, and verify still holds."""
-    summed = open_ledger().seal(now_ms() - ledger_view.span_ms(older))
+    with progress("seal"):
+        summed = open_ledger().seal(now_ms() - ledger_view.span_ms(older))
     say(dict(summed), show.tree(dict(summed)) if summed else "Nothing is that old.", as_json)

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from deployments import approving, ledger_view, paging_view, show, undoing
+from deployments.completing import fix_ids, page_keys
+from deployments.live import progress
 from deployments.terminal import AsJson, say
 from runbook.ledger import ledger as open_ledger
 from runbook.mask import mask
@@ -62,9 +64,10 @@ def refuse(id_: Annotated[str, typer.Argument(metavar="ID")], reason: str = "", 
 
 
 @app.command()
-def undo(fix_id: str, as_json: AsJson = False) -> None:
+def undo(fix_id: Annotated[str, typer.Argument(autocompletion=fix_ids)], as_json: AsJson = False) -> None:
     """Take one fix back, if its target is still as the fix left it."""
-    report = asyncio.run(undoing.undo(open_ledger(), fix_id))
+    with progress(f"undo of {fix_id}"):
+        report = asyncio.run(undoing.undo(open_ledger(), fix_id))
     say(report.as_json(), show.report_text(report), as_json)
     raise typer.Exit(report.exit_code)
 
@@ -77,7 +80,7 @@ def pages(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def ack(key: str, as_json: AsJson = False) -> None:
-    """Say that you are at it: the page of that key is no longer escalated."""
+def ack(key: Annotated[str, typer.Argument(autocompletion=page_keys)], as_json: AsJson = False) -> None:
+    """Say that you are at it: the page of that key, or those of that incident, are no longer escalated."""
     page = paging_view.acknowledge(open_ledger(), key)
     say({"acknowledged": page.key, "by": page.acked_by}, f"Acknowledged: {page.title}", as_json)

@@ -12,6 +12,7 @@ import typer
 from deployments import doctor as doctoring
 from deployments import role as roles
 from deployments import show
+from deployments.live import progress
 from deployments.terminal import AsJson, say
 from runbook.mask import mask
 
@@ -40,7 +41,8 @@ def init(
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check every setting, connection, privilege and scope, and say what to do."""
-    checks = asyncio.run(doctoring.examine())
+    with progress("doctor"):
+        checks = asyncio.run(doctoring.examine())
     say({"checks": [one.as_json() for one in checks]}, show.checks_text(checks), as_json)
     raise typer.Exit(2 if any(one.state == "bad" for one in checks) else 0)
 

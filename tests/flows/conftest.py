@@ -62,6 +62,7 @@ def empty(server: Postgres) -> None:
         owner.execute("ALTER ROLE app RESET ALL")
         owner.execute("ALTER ROLE app IN DATABASE app RESET ALL")
         owner.execute("DROP TABLE IF EXISTS demo_churn")
+        owner.execute("DROP INDEX IF EXISTS demo_idx")
 
 
 Keep = Callable[[Sessions], Sessions]

@@ -214,7 +214,7 @@ async def test_an_early_unlock_waits_for_a_person(world: World) -> None:
 
 async def test_a_person_unlocks_the_one_they_named_and_takes_it_back(world: World) -> None:
     before, other = world.lock(10, minutes_ago=-10), world.lock(11, minutes_ago=-10)
-    at = dataclasses.replace(AT, unlock="person10@example.com")
+    at = dataclasses.replace(AT, unlock_email="person10@example.com")
     async with Run(NAME, Mode.auto) as run:
         run.found([Finding(subject="x", detail="x")])
         permit = await gate.ask(run, plan(await look(run, at, 60), at), by_hand=True)

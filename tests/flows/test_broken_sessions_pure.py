@@ -179,7 +179,7 @@ def test_what_is_purged(what: str, of: Seen, purged: int) -> None:
 def test_an_early_unlock_is_a_persons_and_says_what_speaks_against_it(
     one: Account, failures: list[Failure], said: str
 ) -> None:
-    at = Bounds(10, 5, 20, unlock="U0@x.y")
+    at = Bounds(10, 5, 20, unlock_email="U0@x.y")
     (fix,) = plan(seen(one, account("other", lock="runs"), failures=failures), at)
     assert (fix.action, fix.target, fix.risk) == ("unlock_account", "User/u0", Risk.person)
     assert said in fix.why

@@ -17,7 +17,7 @@ from tasks.generation_state import Bounds, Generation, detect, notices, plan
 from tasks.generation_switch import Switch
 
 REQUEST = httpx2.Request("POST", "http://ai.test/v1/chat/completions")
-AT = Bounds()
+AT = Bounds(samples=2)
 HOUR = 3_600_000
 
 

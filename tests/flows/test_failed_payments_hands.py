@@ -91,17 +91,6 @@ async def test_a_cap_too_small_asks(world: World) -> None:
     assert settled(await world.run(money_cap_cents=899), "retry_payment") == {FixState.refused: 1}
 
 
-async def test_invoices_that_only_look_unpaid_are_never_charged(world: World) -> None:
-    stripe_faults.lookalike_invoices(world.stripe.store)
-    report = await world.run(money_cap_cents=1_000_000)
-    assert report.outcome is Outcome.healthy and world.stripe.store.tries == {}
-    told = "\n".join(report.notices)
-    assert "in_lost_card: lost_card" in told and "in_advice: do_not_try_again" in told
-    assert (
-        "in_authenticate: the customer must confirm the payment at https://invoice.stripe.com/i/in_authenticate" in told
-    )
-
-
 async def test_a_second_decline_is_final_for_a_day(world: World) -> None:
     bill = stripe_faults.retryable_invoice(world.stripe.store)
     world.fault(f"POST /v1/invoices/{bill}/pay", "402", times=1)

@@ -27,7 +27,7 @@ def log(name: str = "web.log.1", device: int = 1, size: int = GIB, spared: str |
 def seen(
     *disks: Disk, hours: float | None = None, slots: tuple[Slot, ...] = (), logs: tuple[Rotated, ...] = ()
 ) -> Seen:
-    return Seen(disks, {one.path: hours for one in disks}, slots, logs)
+    return Seen(disks=disks, hours={one.path: hours for one in disks}, slots=slots, logs=logs)
 
 
 @pytest.mark.parametrize(

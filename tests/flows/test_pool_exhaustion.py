@@ -197,13 +197,6 @@ async def test_a_query_that_a_cancel_stops_keeps_its_session(server: Postgres, c
     assert lives(server, pid)
 
 
-async def test_a_long_report_is_left_alone_while_there_is_room(server: Postgres, keep: Keep) -> None:
-    report_session = keep(faults.long_report(server))
-    report = await run()
-    assert report.outcome is Outcome.healthy
-    assert report_session.untouched
-
-
 async def test_a_role_at_its_own_limit_is_a_full_pool(server: Postgres, client: Client) -> None:
     with psycopg.connect(server.url(), autocommit=True) as owner:
         owner.execute("ALTER ROLE app CONNECTION LIMIT 6")

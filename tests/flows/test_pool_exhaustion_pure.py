@@ -9,7 +9,7 @@ import pytest
 
 from flows.pool_exhaustion import detect, notices, plan, share
 from runbook.model import Risk
-from tasks.pool import Bounds, IdleTimeout, Limit, Pool, Prepared, Session, Waiting, insist
+from tasks.pool import Bounds, IdleTimeout, Limit, Pool, Prepared, Session, Waiting, insist, still
 
 AT = Bounds(full_at=0.85, idle_seconds=300, active_seconds=300, wait_seconds=15)
 IDLE = "idle in transaction"
@@ -284,3 +284,15 @@ def test_it_is_still_the_same_query_when_the_pool_is_no_longer_full() -> None:
     of = pool(session(1, "active", 400), waiter(2, 1), of=10, used=10)
     later = of.model_copy(update={"limits": [Limit(kind="server", name="", used=2, of=10)]})
     assert [fix.action for fix in insist(plan(later, AT), plan(of, AT))] == ["end_session"]
+
+
+@pytest.mark.parametrize(("age", "later", "goes_on"), [(1, 400, True), (1, 1, True), (400, 400, True), (400, 1, False)])
+def test_a_root_that_turns_old_between_two_looks_is_still_the_one_that_was_granted(
+    age: float, later: float, goes_on: bool
+) -> None:
+    def root(seconds: float) -> Pool:
+        holder = session(1, "idle in transaction", seconds, backend_start="b", xact_start="x", query_start="q")
+        return pool(holder, waiter(2, 1), waiter(3, 1))
+
+    (granted,) = [fix for fix in plan(root(age), AT) if fix.action == "end_session"]
+    assert (granted.key in {fix.key for fix in still(plan(root(later), AT))}) is goes_on

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 import pytest
 
 from demo import database_faults as faults
-from demo.database_faults import Sessions
 from demo.postgres import Postgres
 from flows.pool_exhaustion import HANDS, NAME, plan
 from runbook import approval, gate, settings
@@ -24,64 +23,13 @@ from tasks.idle_timeout import put_back
 from tasks.pool import Bounds, Pool
 from tasks.sessions import is_cancelled, is_ended, read_pool
 from tests.flows.conftest import Client, Keep, kills, lives
+from tests.flows.pool_parts import CASES, Case, lookalike
 
 NOW = Bounds(full_at=0.3, idle_seconds=0, active_seconds=0, wait_seconds=0)
 CURE = NOW._replace(idle_seconds=1)
 
 
-def a_backup_by_name(server: Postgres) -> Sessions:
-    connection = psycopg.connect(server.url(user="app"), application_name="nightly backup")
-    connection.execute("SELECT 1")
-    made = Sessions("a backup", server, [connection])
-    made.remember()
-    return made
-
-
-def ourselves(server: Postgres) -> Sessions:
-    connection = psycopg.connect(server.url(user="app"), application_name="runbook-other")
-    connection.execute("SELECT 1")
-    made = Sessions("another runbook", server, [connection])
-    made.remember()
-    return made
-
-
-def another_database(server: Postgres) -> Sessions:
-    connection = psycopg.connect(server.url("other", "app"), application_name="web")
-    connection.execute("SELECT 1")
-    made = Sessions("another database", server, [connection])
-    made.remember()
-    return made
-
-
-def a_replication_role(server: Postgres) -> Sessions:
-    connection = psycopg.connect(server.url(user="replicator"), application_name="web")
-    connection.execute("SELECT 1")
-    made = Sessions("a replication role", server, [connection])
-    made.remember()
-    return made
-
-
-def background(server: Postgres) -> Sessions:
-    made = Sessions("a background process", server)
-    with psycopg.connect(server.url(), autocommit=True) as owner:
-        (row,) = owner.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'").fetchall()
-    made.remember(row[0])
-    return made
-
-
-LOOK_ALIKES = [
-    (faults.backup, "a backup"),
-    (a_backup_by_name, "a backup"),
-    (faults.migration, "a migration"),
-    (faults.superuser, "a superuser"),
-    (faults.replication, "walsender"),
-    (a_replication_role, "a replication role"),
-    (faults.create_index, "CREATE INDEX"),
-    (faults.autovacuum, "autovacuum worker"),
-    (background, "checkpointer"),
-    (ourselves, "a runbook itself"),
-    (another_database, "another database"),
-]
+SPARED = [case for case in CASES if "spared" in case]
 
 
 def ending(expect: dict[str, Any], action: str = "end_session") -> Fix:
@@ -113,11 +61,11 @@ async def expectations(pids: Sequence[int]) -> tuple[Pool, list[dict[str, Any]]]
     return pool, [one.expect | {"blocks": False} for one in found]
 
 
-@pytest.mark.parametrize(("make", "why"), LOOK_ALIKES, ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize("case", SPARED, ids=lambda case: case["name"].replace(" ", "-"))
 async def test_a_look_alike_is_not_planned_and_the_kill_itself_refuses_it(
-    server: Postgres, keep: Keep, make: Callable[[Postgres], Sessions], why: str
+    server: Postgres, keep: Keep, case: Case
 ) -> None:
-    made = keep(make(server))
+    made, why = keep(lookalike(server, case)), case["spared"]
     keep(faults.fill_slots(server))  # a full pool: every reason to look for somebody to end
     pool, expected = await expectations([pid for pid, _ in made.known])
     spared = {session.spared for session in pool.sessions if session.pid in {pid for pid, _ in made.known}}

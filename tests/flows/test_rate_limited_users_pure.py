@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
@@ -200,8 +199,9 @@ TRUST = Trust(fix_id="fix_1", ip=OFFICE, at_ms=NOW - HOUR, until_ms=NOW + HOUR)
 def seen(*parties: Evidence, listed: Collection[str] = (), **more: Any) -> World:
     there = frozenset(listed)
     limits = Limits(parties=parties, populated=9)
-    made = World(limits, Trusted(everywhere=there, somewhere=there), (), NOW, keeps_login_limits=True)
-    return replace(made, **more)
+    listing = Trusted(everywhere=there, somewhere=there)
+    made = World(limits=limits, listed=listing, trusts=(), now_ms=NOW, keeps_login_limits=True)
+    return made.model_copy(update=more)
 
 
 def test_plan_unblocks_and_trusts_an_honest_office() -> None:
@@ -234,7 +234,7 @@ def test_plan(change: dict[str, object], more: dict[str, Any], actions: list[tup
 
 
 def test_nothing_is_planned_while_the_list_could_not_be_read() -> None:
-    world = replace(seen(HONEST), listed=None)
+    world = seen(HONEST).model_copy(update={"listed": None})
     assert plan(world, Bounds(), 72) == [] == plan_kept(world, Bounds()) and len(detect(world, Bounds())) == 1
 
 

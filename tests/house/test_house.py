@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_prefect_yaml_is_spelled_right(name: str) -> None:
     flows.runbook(name).validate_parameters(entry["parameters"])
 
 
-@pytest.mark.parametrize("name", flows.names())
+@pytest.mark.parametrize("name", flows.acting())
 def test_every_runbook_is_started_by_the_event_that_names_it(name: str) -> None:
     (trigger,) = deployments()[name]["triggers"]
     assert trigger["expect"] == ["runbook.wanted"]
@@ -117,12 +118,27 @@ def test_every_parameter_has_a_default_and_help(name: str) -> None:
         assert schema.get("description"), f"{name} does not explain {key}: write it under Args"
 
 
-@pytest.mark.parametrize("name", flows.names())
+@pytest.mark.parametrize("name", flows.acting())
 def test_every_runbook_has_its_test(name: str) -> None:
     assert (ROOT / "tests" / "flows" / f"test_{name.replace('-', '_')}.py").exists()
 
 
 @pytest.mark.parametrize("name", flows.names())
+def test_every_runbook_has_its_look_alikes(name: str) -> None:
+    own = name.replace("-", "_")
+    cases = tomllib.loads((ROOT / "tests" / "corpus" / f"{own}.toml").read_text("utf-8"))
+    assert sum(len(found) for found in cases.values() if isinstance(found, list)) >= 5
+    assert (ROOT / "tests" / "flows" / f"test_{own}_corpus.py").exists()
+
+
+@pytest.mark.parametrize("name", flows.names())
+def test_every_runbook_keeps_its_readings_and_judges_them_again(name: str) -> None:
+    module = flows.module(name)
+    assert len(inspect.signature(module.replay).parameters) == 3, "replay(stage, seen, given) -> Judged"
+    assert "run.saw(" in inspect.getsource(module), "a runbook that keeps no reading cannot be tried on history"
+
+
+@pytest.mark.parametrize("name", flows.acting())
 def test_every_hand_takes_a_permit_and_is_looked_up(name: str) -> None:
     hands: dict[str, Hand] = flows.module(name).HANDS
     for action, hand in hands.items():
@@ -133,7 +149,7 @@ def test_every_hand_takes_a_permit_and_is_looked_up(name: str) -> None:
 
 
 def test_no_task_caches() -> None:
-    steps = [value for name in flows.names() for value in vars(flows.module(name)).values() if isinstance(value, Step)]
+    steps = [value for name in flows.acting() for value in vars(flows.module(name)).values() if isinstance(value, Step)]
     assert steps
     for step in steps:
         assert step.task.cache_policy == NO_CACHE

@@ -101,7 +101,7 @@ def test_what_is_not_signed_by_the_sender_leaves_nothing_but_a_number(receiver: 
 
 
 @pytest.mark.parametrize("provider", ["stripe", "sendgrid", "generic"])
-@pytest.mark.parametrize("away", [-301, 301])
+@pytest.mark.parametrize("away", [-360, 360])
 def test_a_signed_time_far_from_ours_is_stale(receiver: Receiver, provider: str, away: int) -> None:
     answer = receiver.send(provider, BODIES[provider], at=time.time() + away)
     assert (answer.status_code, answer.text) == (401, "stale\n")

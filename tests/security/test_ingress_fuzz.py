@@ -51,9 +51,17 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=12,
 )
-WORDS = ("id", "type", "data", "object", "action", "issue", "event", "event_type", "sg_event_id", "alerts", "status")
-WORDS += ("labels", "startsAt", "runbook", "level", "statusCode", "projectId", "text", "blocks", "fields", "resource")
-WORDS += ("payload", "annotations", "alertname", "project", "message")
+
+
+def keys(value: Any) -> Iterator[str]:
+    """Every name anywhere in a body."""
+    if isinstance(value, dict):
+        yield from value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from keys(inner)
+
+
+WORDS = sorted(set(keys(list(WHOLE.values()))))
 NEARLY = st.recursive(
     NUMBERS | st.text(max_size=12) | st.sampled_from(("firing", "error", "*Action:*\nx")),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=8),
@@ -61,7 +69,7 @@ NEARLY = st.recursive(
 )
 """The very words of the senders, in the wrong places and of the wrong types."""
 
-JUNK = st.sampled_from(
+JUNK: st.SearchStrategy[Any] = st.sampled_from(
     (None, True, -1, 10**30, 1e308, "", "\0", "\ud800", "x" * 5_000, [], {}, [[]], {"a": None}, "\u202e")
 )
 
@@ -204,7 +212,7 @@ def _means_the_same(provider: str, value: str, forged: str) -> bool:
             return False
     if provider == "pagerduty":
         return forged.split(",")[-1].strip().removeprefix("v1=") == value.split(",")[-1].removeprefix("v1=")
-    return value.lower()[:7] == forged.lower()[:7] == "bearer " and value[7:] == forged[7:] or value == forged
+    return (value.lower()[:7] == forged.lower()[:7] == "bearer " and value[7:] == forged[7:]) or value == forged
 
 
 def test_a_body_without_an_end_takes_no_memory(client: Client) -> None:

@@ -123,7 +123,8 @@ async def test_a_message_one_channel_refuses_does_not_hold_up_the_next(world: Wo
     raised(world)
     raised(world, SICK._replace(key="alert:disk"))
     told = await deliver()
-    assert world.pagerduty.opened == ["alert:disk"] and "PAGERDUTY_ROUTING_KEY" in told.failed[0]
+    assert len(world.pagerduty.messages) == 1 and "PAGERDUTY_ROUTING_KEY" in told.failed[0]
+    assert world.pagerduty.opened == [SICK.key]  # told under the name of the incident's first page
 
 
 async def test_two_deliverers_at_once_tell_once(world: World) -> None:
@@ -132,11 +133,56 @@ async def test_two_deliverers_at_once_tell_once(world: World) -> None:
     assert len(world.pagerduty.messages) == 1 and len(world.slack.messages) == 1
 
 
-async def test_many_pages_are_one_slack_message(world: World) -> None:
+async def test_many_pages_of_one_incident_are_one_slack_message_and_ring_once(world: World) -> None:
     for number in range(8):
         raised(world, SICK._replace(key=f"alert:{number}"))
     await deliver()
-    assert len(world.slack.messages) == 1 and len(world.pagerduty.opened) == 8
+    assert len(world.slack.messages) == 1 and world.slack.text.count("rotating_light") == 8
+    assert len(world.pagerduty.messages) == 8 and world.pagerduty.opened == ["alert:0"]
+
+
+async def test_an_incident_is_escalated_acknowledged_and_ended_once(world: World) -> None:
+    for name in "abc":
+        raised(world, SICK._replace(key=name))
+    await deliver()
+    late(world)
+    resolved(world, "a")
+    await deliver()
+    assert actions(world) == ["trigger"] * 4 and world.slack.text.count("<!channel>") == 1
+    outbox.acknowledge(world.book, "c", "ann")
+    await deliver()
+    assert actions(world)[4:] == ["acknowledge"] and world.slack.text.count("acknowledged") == 1
+    resolved(world, "b")
+    await deliver()
+    assert world.pagerduty.incidents == {"a": "acknowledged"}  # c is still there
+    resolved(world, "c")
+    await deliver()
+    await deliver()
+    assert actions(world)[5:] == ["resolve"] and world.pagerduty.incidents == {}
+
+
+async def test_what_comes_after_somebody_answered_rings_again(world: World) -> None:
+    raised(world)
+    await deliver()
+    outbox.acknowledge(world.book, SICK.key, "ann")
+    raised(world, SICK._replace(key="alert:disk"))
+    await deliver()
+    assert world.pagerduty.opened == [SICK.key, "alert:disk"]
+    (incident,) = {one.incident for one in outbox.pages(world.book)}
+    outbox.acknowledge(world.book, incident, "ann")
+    assert {one.state for one in outbox.pages(world.book)} == {"acknowledged"}
+
+
+async def test_what_comes_after_all_was_over_rings_again(world: World) -> None:
+    for name in "ab":
+        raised(world, SICK._replace(key=name))
+    resolved(world, "a")
+    resolved(world, "b")
+    raised(world, SICK._replace(key="a"))
+    await deliver()
+    assert actions(world) == ["trigger", "trigger", "resolve", "trigger"] and world.pagerduty.incidents == {
+        "a": "triggered"
+    }
 
 
 async def test_without_a_channel_the_page_waits(world: World) -> None:
