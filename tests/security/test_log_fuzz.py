@@ -1,4 +1,4 @@
-"""The app's log may hold any bytes at all: it is read to its end, in bounded room, and what is kept holds no control."""
+"""The app's log may hold any bytes at all: it is read to its end, in bounded room, and what is kept is plain text."""
 
 from __future__ import annotations
 
