@@ -53,6 +53,7 @@ corpus: $(READY)
 bench: $(READY)
 	@$(PY) -m benchmarks.ways
 	@$(PY) -m benchmarks.ingress
+	@$(PY) -m benchmarks.detection
 	@$(PY) -m benchmarks.logs
 	@$(PY) -m benchmarks.reconcile
 

@@ -80,7 +80,7 @@ def break_alerts(stack: Stack) -> Scene:
         "errors for four minutes in the app's log: one page",
         "alert-watch",
         (),
-        lambda: pagerduty.opened.count(KEY) == 1 and slack.text.count(f"runbook ack {KEY}") == 1,
+        lambda: pagerduty.triggers(KEY) == 1 and slack.text.count(f"runbook ack {KEY}") == 1,
     )
     blip = Lookalike("one slow minute of the API", lambda: not _paged(stack, "alert:api-p95"))
     return Scene([paged], [blip])

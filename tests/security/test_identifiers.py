@@ -19,13 +19,13 @@ from runbook import settings
 from runbook.ledger import ledger
 from runbook.model import FixState, Mode, Outcome
 from runbook.settings import Tables
-from tasks import limit_log, logins, subscriptions
+from tasks import limit_log, logins, rollback, subscriptions
 from tasks.audit_database import read_sessions
 from tasks.privileges import read_privileges
 from tasks.table_names import match, read_catalog
 
 ODD = ('"; DROP TABLE "Canary"; --', '\'; DROP TABLE "Canary"; --', "%s %(x)s {id} $1", "\n-- \\ ;\t", "ß 🐘")
-TABLES = ("subscription", "user", "session")
+TABLES = ("subscription", "user", "session", "migration")
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,7 @@ async def test_every_reader_reads(names: Tables) -> None:
     assert len((await logins.read_accounts(["person1@example.com"])).accounts) == 1
     assert await limit_log.read_accounts(["person1@example.com"])
     assert await read_sessions() == 0
+    assert (await rollback.read_migrations(0)).unread == ""
     assert not [one for one in (await read_privileges()).tables if one.grants or one.missing or not one.found]
     assert match(await read_catalog()).names.keys() <= {"schema"}
 
