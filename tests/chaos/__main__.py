@@ -122,7 +122,7 @@ vendors' servers, the SMTP server, what keeps processes running), each fault is 
 look-alike was touched, the ledger's chain is whole, no fix is left granted, intended or unproven, and no permit opens
 a hand again.
 
-Of each kind of boundary the first and the last are taken, thinned out to {most} for one runbook where it acts the least.
+Of each kind of boundary the first and the last are taken, thinned out to {most} for one runbook where it acts least.
 The columns say where in a run it was; the cells how many points were killed there.
 """
     return "\n".join([head, *lines]) + "\n"
