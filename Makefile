@@ -3,7 +3,7 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: demo gameday up down test check corpus bench docs screenshots kill-9 clean help
+.PHONY: demo up down test check corpus chaos gameday bench docs screenshots kill-9 clean help
 
 help:
 	@echo "make demo   break a real stack, watch it being found, fixed and proven (about two minutes)"
@@ -11,6 +11,7 @@ help:
 	@echo "make up     the same stack kept running, with the Prefect UI; make down ends it"
 	@echo "make test   all tests, on real parts"
 	@echo "make check  lint, types, import contracts, generated docs"
+	@echo "make chaos  every runbook killed everywhere; the gate's adversary; each guard taken away (under 30 minutes)"
 	@echo "make corpus how often each runbook mends, and how often it acts on what only looks broken"
 	@echo "make bench  webhook to fix beside a stock worker, webhooks a second, the large log, the large reconcile"
 	@echo "make kill-9 kill every part at random moments under a stream of webhooks; writes docs/kill-9.md"
@@ -56,8 +57,12 @@ corpus: $(READY)
 bench: $(READY)
 	@$(PY) -m benchmarks.ways
 	@$(PY) -m benchmarks.ingress
+	@$(PY) -m benchmarks.detection
 	@$(PY) -m benchmarks.logs
 	@$(PY) -m benchmarks.reconcile
+
+chaos: $(READY)
+	@$(PY) -m tests.chaos $(ARGS)
 
 clean:
 	rm -rf .venv .demo

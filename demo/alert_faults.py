@@ -15,6 +15,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from demo.paging_servers import PagerDuty, Slack
+from demo.population import USERS
 from demo.scene import Fault, Lookalike, Scene
 from demo.stack import Stack
 from runbook.ledger import Ledger
@@ -79,7 +80,7 @@ def break_alerts(stack: Stack) -> Scene:
         "errors for four minutes in the app's log: one page",
         "alert-watch",
         (),
-        lambda: pagerduty.opened.count(KEY) == 1 and slack.text.count(f"runbook ack {KEY}") == 1,
+        lambda: pagerduty.triggers(KEY) == 1 and slack.text.count(f"runbook ack {KEY}") == 1,
     )
     blip = Lookalike("one slow minute of the API", lambda: not _paged(stack, "alert:api-p95"))
     return Scene([paged], [blip])
@@ -102,7 +103,7 @@ def _unmount(folder: Path) -> None:
 
 
 def _fill_disk(stack: Stack) -> Fault:
-    logs = rotated(stack.logs, LOGS)
+    logs = rotated(stack.logs, max(4, LOGS * stack.users // USERS))
     # No demo fills a stranger's disk: it calls that much free too little which is free now, and a little more.
     room = shutil.disk_usage(stack.logs)
     free_at = min(1.0, max(0.01, (room.free + SHORT) / (room.used + room.free)))

@@ -41,7 +41,15 @@ SCENES: Mapping[str, Callable[[Stack], Scene]] = {
 class Broken:
     """All faults and look-alikes of one stack, or those of one runbook (``only``), injected on construction."""
 
-    def __init__(self, stack: Stack, *, only: str = "", with_payment: bool = False) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        *,
+        only: str = "",
+        with_payment: bool = False,
+        drifted: int = 200,
+        undelivered: int = 20,
+    ) -> None:
         self.postgres, self.store = stack.postgres, stack.stripe.store
         self._sessions: list[Sessions] = []
         self.faults: list[Fault] = []
@@ -55,7 +63,7 @@ class Broken:
                 self.left_alone[name] = [*scene.lookalikes]
         if only in {"", "failed-payments"}:
             self.left_alone["failed-payments"] = self._quiet_money()
-            self.faults += self._money()
+            self.faults += self._money(drifted, undelivered)
         if only in {"", "pool-exhaustion"}:
             self.left_alone["pool-exhaustion"] = self._quiet_sessions()
             self.faults += self._pool()
@@ -101,10 +109,10 @@ class Broken:
         named = [self._uncharged(bill) for bill in stripe_faults.lookalike_invoices(self.store)]
         return [*named, Lookalike("rows with no Stripe object", lambda: _odd_rows(self.postgres) == ODD)]
 
-    def _money(self) -> list[Fault]:
+    def _money(self, rows: int, events: int) -> list[Fault]:
         stripe_faults.disable_endpoints(self.store)
-        missed = stripe_faults.undelivered_events(self.store)
-        drifted = stripe_faults.drift(self.store)
+        missed = stripe_faults.undelivered_events(self.store, events)
+        drifted = stripe_faults.drift(self.store, rows)
         store, postgres = self.store, self.postgres
 
         def enabled() -> bool:
@@ -117,7 +125,7 @@ class Broken:
             Fault("a disabled webhook endpoint", "failed-payments", ("enable_endpoint",), enabled),
             Fault(f"{len(missed.expected)} undelivered events", "failed-payments", ("resend_event",), delivered),
             Fault(
-                f"{len(drifted.expected)} drifted subscriptions of {population.SUBSCRIPTIONS:,}",
+                f"{len(drifted.expected)} drifted subscriptions of {store.count:,}",
                 "failed-payments",
                 ("copy_status",),
                 lambda: statuses(postgres, drifted.expected | missed.expected) == drifted.expected | missed.expected,

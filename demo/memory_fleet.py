@@ -30,11 +30,13 @@ class Instance:
             self.port = int(probe.getsockname()[1])
         self._words = ["node", *flags, str(SCRIPT), tag, str(self.port)]
         self._folder, self._closing, self._leaks = folder, False, False
+        self.starts = 0
         self._process = self._spawn()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
         self._keeper.start()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        self.starts += 1
         # A pipe that nobody writes to: it ends when this process does, however that happens.
         return subprocess.Popen(
             self._words, cwd=self._folder, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from demo.serving import Served
-from demo.stripe_delivery import Breakable, Fault, Half, Hangup, pick
+from demo.stripe_delivery import Fault, Half, Hangup, pick
 
 KEY = "sk-demo-0123456789abcdef"
 OWN, SPARE = "gpt-4o-mini", "gpt-4.1-nano"
@@ -60,7 +60,7 @@ class OpenAIServer:
             Route("/v1/models/{model:path}", self._model),
             Route("/v1/chat/completions", self._complete, methods=["POST"]),
         ]
-        self._served = Served(Breakable(Starlette(routes=routes)))
+        self._served = Served(Starlette(routes=routes))
         self.url = f"{self._served.url}/v1"
 
         self.reset()

@@ -89,6 +89,11 @@ class PagerDuty(_Recorder):
         """The settings that send pages here."""
         return {"PAGERDUTY_ROUTING_KEY": ROUTING_KEY, "PAGERDUTY_API_BASE": self.url}
 
+    def triggers(self, page_key: str) -> int:
+        """How often a page was raised here, under whatever incident it was grouped."""
+        asked = [one.get("payload", {}).get("custom_details", {}).get("acknowledge") for one in self.messages]
+        return asked.count(f"runbook ack {page_key}")
+
     def _event(self, body: bytes) -> Response:
         event = json.loads(body)
         problem = _problem(event)

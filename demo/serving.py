@@ -6,20 +6,27 @@ import contextvars
 import socket
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 import uvicorn
 
 
 class Served:
-    """One uvicorn in one thread; ``url`` answers once ``start`` returned."""
+    """One uvicorn in one thread; ``url`` answers once ``start`` returned.
+
+    ``acts`` counts, by method and path, what was asked for beside reading and answered with success.
+    """
 
     def __init__(self, app: Any, port: int = 0) -> None:
+        self._app, self.acts = app, Counter[str]()
         self._socket = socket.socket()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="auto", http="h11")
+        config = uvicorn.Config(
+            self._counted, log_level="critical", access_log=False, lifespan="auto", http="h11", interface="asgi3"
+        )
         self._server = uvicorn.Server(config)
         run = contextvars.copy_context().run  # Prefect keeps its settings in the context
         self._thread = threading.Thread(target=run, args=(self._server.run, [self._socket]), daemon=True)
@@ -31,6 +38,20 @@ class Served:
             if not self._thread.is_alive():
                 raise RuntimeError(f"{self.url} did not start")
             time.sleep(0.01)
+
+    async def _counted(self, scope: Any, receive: Any, send: Any) -> None:
+        async def sent(message: Any) -> None:
+            if message["type"] == "http.response.start" and message["status"] < 400:
+                self.acts[f"{scope['method']} {scope['path']}"] += 1
+            await send(message)
+
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # Some answers reach the connection itself, which uvicorn tells nobody but its own ``send``.
+        scope.setdefault("state", {})["transport"] = send.__self__.transport
+        reads = scope["method"] in {"GET", "HEAD", "OPTIONS"}
+        await self._app(scope, receive, send if reads else sent)
 
     def stop(self) -> None:
         """Close the port and end the thread."""

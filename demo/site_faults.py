@@ -12,10 +12,10 @@ from demo.status_page_server import StatusPages
 
 
 def break_site(stack: Stack) -> Scene:
-    """Two minutes ago a deployment went live whose pages fail; a vendor's status page is red for others only."""
+    """Right before the first error a deployment went live whose pages fail; a vendor's status page is red elsewhere."""
     vercel, pages = stack.standin(Vercel), stack.standin(StatusPages)
     stack.app.hosting = vercel
-    vercel.deploy(BAD, minutes_ago=2, bad=True, about="faster start page")
+    vercel.deploy(BAD, minutes_ago=6, bad=True, about="faster start page")
     pages.vendor_incident("stripe", "minor", "Delayed payouts in Norway")
     for _ in range(6):
         status(stack.app.url)

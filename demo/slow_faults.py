@@ -9,19 +9,21 @@ from statistics import median
 
 import psycopg
 
+from demo.population import USERS
 from demo.postgres import Postgres
 from demo.scene import Fault, Lookalike, Scene
 from demo.stack import Stack
 
-ROWS = 2_000_000
+TRIES = 40
+"""Login attempts of each user."""
 TABLE = "LoginAttempt"
 STATEMENT = 'SELECT "id", "ok" FROM "LoginAttempt" WHERE "userId" = %s ORDER BY "id" DESC LIMIT 5'
 REPORT = 'SELECT "ok", count(*), max("createdAt") FROM "LoginAttempt" GROUP BY "ok"'
 
 
-def user(call: int) -> str:
+def user(call: int, users: int = USERS) -> str:
     """Whom the client asks for in its ``call``-th statement."""
-    return f"user_{call * 7919 % 50_000:08d}"
+    return f"user_{call * 7919 % users:08d}"
 
 
 class Client:
@@ -56,7 +58,7 @@ class Client:
         self._thread.join(10)
 
 
-def large_table(postgres: Postgres, rows: int = ROWS) -> None:
+def large_table(postgres: Postgres, rows: int = TRIES * USERS) -> None:
     """The app's table of login attempts, forty to a user, made by the server itself in seconds."""
     with psycopg.connect(postgres.url(), autocommit=True) as owner:
         owner.execute("SET ROLE app")
@@ -100,17 +102,18 @@ def indexes(postgres: Postgres, table: str) -> set[str]:
 
 
 def break_slow(stack: Stack) -> Scene:
-    """A statement that reads two million rows for forty, what a failed build of a runbook left, and their doubles."""
+    """A statement that reads all rows for forty of them, what a failed build of a runbook left, and their doubles."""
     postgres, made = stack.postgres, f"runbook_{TABLE}_userId"
     ours, theirs = "runbook_SchoolCode_schoolId", "SchoolCode_code_idx"
-    large_table(postgres)
+    rows = TRIES * stack.users
+    large_table(postgres, rows)
     invalid_index(postgres, ours, "SchoolCode", "schoolId")
     invalid_index(postgres, theirs, "SchoolCode", "code")
     client = Client(postgres, now_and_then=REPORT)
     return Scene(
         faults=[
             Fault(
-                f"a statement that reads {ROWS:,} rows for 40",
+                f"a statement that reads {rows:,} rows for {TRIES}",
                 "slow-queries",
                 ("create_index",),
                 lambda: index(postgres, made) is True and client.latest_ms() < 20,

@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -26,6 +26,7 @@ from demo.limits_app import SETTINGS as LIMIT_SETTINGS
 from demo.memory_fleet import Fleet
 from demo.openai_server import OpenAIServer
 from demo.paging_servers import PagerDuty, Slack
+from demo.population import SUBSCRIPTIONS, USERS
 from demo.postgres import Postgres
 from demo.scene import StandIn
 from demo.seed import seed
@@ -177,8 +178,19 @@ class Stack:
     gives the Prefect server a PostgreSQL of its own: on SQLite it stalls when events come in quick succession.
     """
 
-    def __init__(self, say: Say, folder: Path | None = None, *, events: bool = False, prefect: bool = True) -> None:
-        self.say, self.events, self.with_prefect = say, events, prefect
+    def __init__(
+        self,
+        say: Say,
+        folder: Path | None = None,
+        *,
+        events: bool = False,
+        prefect: bool = True,
+        users: int = USERS,
+        subscriptions: int = SUBSCRIPTIONS,
+        standins: Sequence[Callable[[], StandIn]] = STANDINS,
+    ) -> None:
+        self.say, self.events, self.with_prefect, self._makers = say, events, prefect, standins
+        self.users, self.subscriptions = users, subscriptions
         self._exit = contextlib.ExitStack()
         made = tempfile.TemporaryDirectory(prefix="runbook-demo-", ignore_cleanup_errors=True)
         self.folder = (folder or Path(self._exit.enter_context(made))).resolve()
@@ -201,18 +213,18 @@ class Stack:
     def _start(self) -> None:
         with self.step("PostgreSQL, with the app's tables"):
             self.postgres = self._exit.enter_context(Postgres())
-            seed(self.postgres.url(user="postgres"))
+            seed(self.postgres.url(user="postgres"), self.users, self.subscriptions)
         with self.step("Stripe stand-in"):
-            self.stripe = self._exit.enter_context(StripeServer(test_keys={STRIPE_KEY}, webhook_secret=WEBHOOK_SECRET))
+            stripe = StripeServer(self.subscriptions, test_keys={STRIPE_KEY}, webhook_secret=WEBHOOK_SECRET)
+            self.stripe = self._exit.enter_context(stripe)
         with self.step("app stand-in"):
             self.app = self._exit.enter_context(
                 App(self.postgres.url(user="app"), WEBHOOK_SECRET, log_path=self.folder / "app.log")
             )
             self.stripe.store.add_endpoint(f"{self.app.url}/api/subscription/webhook")
         self.standins: list[StandIn] = []
-        if STANDINS:
-            with self.step("vendors' stand-ins"):
-                self.standins += [self._exit.enter_context(make()) for make in STANDINS]
+        with self.step("vendors' stand-ins"):
+            self.standins += [self._exit.enter_context(make()) for make in self._makers]
         self.hooks_port = free_port()
         self.hooks_url = f"http://127.0.0.1:{self.hooks_port}"
         shutil.copy(PROFILE, self.folder / "runbook.toml")

@@ -17,7 +17,6 @@ from urllib.parse import parse_qsl
 
 import httpx
 import stripe
-from starlette.applications import Starlette
 from starlette.responses import Response
 
 from demo.stripe_objects import VERSION, as_list
@@ -177,18 +176,6 @@ class Half(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": bytes(self.body[: len(self.body) // 2]), "more_body": True})
         raise ConnectionResetError("injected")
-
-
-class Breakable:
-    """An app whose answers may reach the connection itself, which uvicorn tells nobody but its own ``send``."""
-
-    def __init__(self, app: Starlette) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve one request."""
-        scope.setdefault("state", {})["transport"] = send.__self__.transport
-        await self._app(scope, receive, send)
 
 
 class Hangup(Response):

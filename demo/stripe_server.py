@@ -21,7 +21,6 @@ from demo.population import SUBSCRIPTIONS
 from demo.serving import Served
 from demo.stripe_delivery import (
     BAD,
-    Breakable,
     Fault,
     Form,
     Hangup,
@@ -87,7 +86,7 @@ class StripeServer:
         self.faults: list[Fault] = []
         self._replies = Replies()
         routes = [Route("/{path:path}", self._serve, methods=["GET", "POST", "DELETE"])]
-        self._served = Served(Breakable(Starlette(routes=routes)), port)
+        self._served = Served(Starlette(routes=routes), port)
         self.url = self._served.url
 
     def __enter__(self) -> StripeServer:

@@ -118,7 +118,8 @@ async def failed_generations(
         if run.findings and run.mode is not Mode.observe:
             await asyncio.sleep(hold_seconds)
             after = await look(run, at, began, began if _acted(run) else since)
-            run.remains([*detect(after, at), *log.detect_lost(await _still(run, at, lost))])
+            still = await _still(run, at, lost)
+            run.remains([*detect(after, at), *log.detect_lost(still, log.tried_targets(run.ledger))])
     return run.result()
 
 
@@ -203,16 +204,18 @@ def _acted(run: Run) -> bool:
 
 
 async def _requeue(run: Run, seen: Generation, at: Bounds, since_ms: int) -> list[log.Lost]:
-    """Queue lost generations again, once the model in force writes; those that were found."""
+    """Queue lost generations again, once the model in force writes, each once; those that were found."""
     if not (settings().runbook_ai_requeue_command and seen.writes):
         return []
     heard = await _hear(run, since_ms, at)
-    lost = log.to_requeue(heard, log.tried_targets(run.ledger)) if heard else []
-    run.found(log.detect_lost(lost))
-    run.saw("lost", lost, sick=bool(lost))
-    permit = await gate.ask(run, log.plan_requeue(lost))
+    if heard is None:
+        return []
+    tried = [one for one in log.tried_targets(run.ledger) if one in {f"generation {lost.id}" for lost in heard.lost}]
+    run.found(log.detect_lost(heard.lost, tried))
+    run.saw("lost", heard.lost, sick=bool(heard.lost), tried=tried)
+    permit = await gate.ask(run, log.plan_requeue(log.to_requeue(heard.lost, tried)))
     await permit.apply(HANDS)
-    return lost
+    return list(heard.lost)
 
 
 async def _still(run: Run, at: Bounds, lost: list[log.Lost]) -> list[log.Lost]:
@@ -226,7 +229,8 @@ async def _still(run: Run, at: Bounds, lost: list[log.Lost]) -> list[log.Lost]:
 def replay(stage: str, seen: Json, given: Mapping[str, Json]) -> Judged:
     """What today's rules say of models, flag and log, or of lost generations, as they were read then."""
     if stage == "lost":
-        lost = [log.Lost.model_validate(one) for one in seen]
-        return Judged(log.detect_lost(lost), log.plan_requeue(lost), actions=(log.REQUEUE,))
+        lost, tried = [log.Lost.model_validate(one) for one in seen], given["tried"]
+        plan_lost = log.plan_requeue(log.to_requeue(lost, tried))
+        return Judged(log.detect_lost(lost, tried), plan_lost, actions=(log.REQUEUE,))
     read, at = Generation.model_validate(seen), Bounds(**given)
     return Judged(detect(read, at), plan(read, at), actions=(switch.FLIP, switch.REVERT))

@@ -50,7 +50,7 @@ def create() -> FastAPI:
             await telling
         await asyncio.to_thread(app.state.store.stop)
 
-    app = FastAPI(title="runbook ingress", lifespan=life, docs_url=None, redoc_url=None)
+    app = FastAPI(title="runbook ingress", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
 
     async def app_hook(request: Request) -> Response:
         return await take(request, "app", {"authorization": f"Bearer {request.path_params['token']}"})

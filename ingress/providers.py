@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -124,9 +125,20 @@ def hooks(provider: Provider, body: bytes) -> Sequence[Hook]:
         lines = [line for line in text.splitlines() if line.strip()]
         # A log drain may send one JSON object a line instead of an array.
         parsed: Any = json.loads(text) if text.lstrip()[:1] in "[{" and len(lines) < 2 else _lines(text, lines)
-        return list(provider.read(parsed))
+        return [Hook(**_storable(one.model_dump())) for one in provider.read(parsed)]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Malformed(type(error).__name__) from None
+
+
+def _storable(value: Json) -> Json:
+    """The same without what JSON has and no database takes: half a surrogate pair, a NUL, a number without end."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode().replace("\0", "?")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {_storable(key): _storable(inner) for key, inner in value.items()}
+    return [_storable(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _lines(text: str, lines: Sequence[str]) -> Json:

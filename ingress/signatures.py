@@ -99,7 +99,7 @@ def _one_of(right: str, given: list[str]) -> None:
 def _fresh(stamp: str, now: float) -> None:
     try:
         age = abs(now - int(stamp))
-    except ValueError:
+    except (ValueError, OverflowError):  # OverflowError: of so many digits that it is no time at all
         raise Refused("forged") from None
     if age > FRESH_SECONDS:
         raise Refused("stale")

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ingress.cooling import settle
 from ingress.providers import Hook
-from runbook.errors import RunbookError
+from runbook.errors import LedgerError, RunbookError
 from runbook.ledger import Ledger, now_ms
 from runbook.schema import hook
 from runbook.settings import profile
@@ -67,9 +67,11 @@ class Store:
         try:
             with self._ledger.write() as connection:
                 new = _insert(connection, [one for hooks, _, _ in batch for one in hooks])
-        except RunbookError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, senders wait, and this thread is the only writer
+            problem = f"cannot be written ({type(error).__name__})"
+            said = LedgerError("webhook", problem, "its sender comes again")
             for _, loop, kept in batch:
-                loop.call_soon_threadsafe(_fail, kept, error)
+                loop.call_soon_threadsafe(_fail, kept, error if isinstance(error, RunbookError) else said)
             return
         for hooks, loop, kept in batch:
             mine = {one.id for one in hooks} & new

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+LONGEST_CHAIN = 20
+"""Errors that led to each other; a longer chain is somebody's loop."""
+
 
 class RunbookError(Exception):
     """What stopped a run, in one line without a stack trace: the subject, what is wrong, what to do next.
@@ -46,6 +49,22 @@ class LedgerError(RunbookError):
 
 class NotPermitted(RunbookError):
     """An act was tried without a live grant for exactly this fix."""
+
+
+class Crash(Exception):
+    """An error nobody expected, in masked words: Prefect keeps what an error says in its logs and its database."""
+
+
+def without_secrets(error: Exception) -> Exception:
+    """``error`` itself, or a ``Crash`` in its place where it, or what led to it, says a secret."""
+    chain: list[str] = []
+    one: BaseException | None = error
+    while one is not None and len(chain) < LONGEST_CHAIN:
+        chain.append(f"{type(one).__name__}: {one}")
+        one = one.__cause__ or one.__context__
+    said = " after ".join(chain)
+    masked = _masked(said)
+    return error if masked == said else Crash(masked).with_traceback(error.__traceback__)
 
 
 def _masked(text: str) -> str:

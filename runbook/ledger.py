@@ -106,9 +106,10 @@ class Ledger:
     # -- runs and findings --------------------------------------------------------------------------------------
 
     def open_run(self, runbook: str, mode: str) -> str:
-        """Write that a run began and return its id."""
+        """Write that a run began and return its id; grants that nobody will use any more are given back on the way."""
         run_id = new_id("run")
         with self.write() as connection:
+            self.expire_grants(connection)
             values = {"runbook": runbook, "mode": mode, "started_at_ms": now_ms(), "owner": this_process()}
             connection.execute(insert(run).values(id=run_id, **values))
             self.note(connection, "run", {"runbook": runbook, "mode": mode}, run_id=run_id)
@@ -236,12 +237,17 @@ class Ledger:
                 self.note(connection, "refused", {"why": why}, fix_id=row["id"])
 
     def unsettled(self, runbook: str, older_than_ms: int) -> list[Fix]:
-        """Fixes left ``intended`` by a process that is gone, or for longer than any act may take."""
-        rule = select(fix).where(fix.c.runbook == runbook, fix.c.state == FixState.intended.value)
+        """Fixes whose process is gone, or which are older than any act may take, and which nobody has seen to hold.
+
+        Those left ``intended``, whenever that was; those ``applied`` and never proven for 24 hours, after which what a
+        look shows says more of the world than of the fix.
+        """
+        begun, now = fix.c.state == FixState.intended.value, now_ms()
+        done = (fix.c.state == FixState.applied.value) & (fix.c.intended_at_ms > now - HOURS_24)
+        rule = select(fix).where(fix.c.runbook == runbook, begun | done).order_by(fix.c.seq)
         with self.read() as connection:
             rows = connection.execute(rule).mappings().all()
-        old = now_ms() - older_than_ms
-        return [as_fix(row) for row in rows if row["intended_at_ms"] < old or is_dead(row["owner"])]
+        return [as_fix(row) for row in rows if row["intended_at_ms"] < now - older_than_ms or is_dead(row["owner"])]
 
     def disproven(self, runbook: str, action: str) -> list[Fix]:
         """Fixes of the last 24 hours that were certainly done and then seen to have had no effect."""

@@ -56,6 +56,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?i)(" + _NAMED + "(?:" + _QUOTE + r")?\s*[:=]\s*" + _QUOTE + r")[^\"'`\\]+"), r"\1***"),
     (re.compile(r"(?i)(" + _NAMED + r"=)[^\s\"'`,;&\\]+"), r"\1***"),
     (re.compile(r"(?i)\b(password\s*=\s*)[^\s\\]+"), r"\1***"),
+    (re.compile(r"(?i)((?<![\w\-])--[\w\-]{0,32}(?:token|secret|passw(?:or)?d|key) )[^\s\"'`\\]+"), r"\1***"),
     (
         re.compile(
             r"(?i)\b((?:password|passwd|pwd|token|secret|api[_\-]?key)\s*:\s*)(?=\S{0,64}[\d_])[^\s\"'`,;&\\]{6,}"

@@ -13,7 +13,7 @@ from prefect.states import Completed, Failed
 from sqlalchemy import select
 
 from runbook import artifacts, incidents, licence, outbox, postmortem, questions, recorder
-from runbook.errors import NotConfigured, RunbookError
+from runbook.errors import NotConfigured, RunbookError, without_secrets
 from runbook.ledger import ledger, now_ms
 from runbook.mask import mask
 from runbook.model import Finding, Fix, FixState, Frozen, Json, Mode, Outcome, Report
@@ -106,7 +106,7 @@ class Run:
         self._remaining = [*(self._remaining or ()), *findings]
 
     async def settle(self, hands: Mapping[str, Hand]) -> None:
-        """Look up what really became of fixes whose process died between intent and outcome."""
+        """Look up what really became of fixes whose process died between intent and proof."""
         for fix in self.ledger.unsettled(self.runbook, ACT_MS):
             if fix.action not in hands:
                 self.notice(
@@ -126,6 +126,9 @@ class Run:
             return False
         if error is not None and not isinstance(error, RunbookError):
             self.ledger.close_run(self.id, "crashed", {"error": kind.__name__ if kind else ""})
+            quieter = without_secrets(error) if isinstance(error, Exception) else error
+            if quieter is not error:
+                raise quieter from None
             return False
         if isinstance(error, RunbookError):
             self._reason, self._not_configured = str(mask(str(error))), isinstance(error, NotConfigured)

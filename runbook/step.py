@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
@@ -10,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
-from runbook.errors import OutsideError
+from runbook.errors import OutsideError, RunbookError, without_secrets
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,7 +35,7 @@ class Step(Generic[P, R]):
     def __init__(self, fn: Callable[P, Coroutine[Any, Any, R]], name: str | None, tries: int) -> None:
         self.fn, self.tries, self.__doc__, self.__name__ = fn, tries, fn.__doc__, fn.__name__
         self.task: Task[P, Coroutine[Any, Any, R]] = Task(
-            fn,
+            _quiet(fn),
             task_run_name=name,
             cache_policy=NO_CACHE,
             persist_result=False,
@@ -55,6 +56,24 @@ class Step(Generic[P, R]):
             with attempt:
                 return await self.fn(*args, **kwargs)
         raise AssertionError("tenacity always returns or raises")
+
+
+def _quiet(fn: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """``fn``, whose unexpected errors say no secret."""
+
+    @functools.wraps(fn)
+    async def quiet(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await fn(*args, **kwargs)
+        except RunbookError:
+            raise  # says none
+        except Exception as error:
+            quieter = without_secrets(error)
+            if quieter is error:
+                raise
+            raise quieter from None
+
+    return quiet
 
 
 async def _retry_state(_task: object, _run: object, state: Any) -> bool:

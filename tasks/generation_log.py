@@ -133,17 +133,22 @@ def tried_targets(book: Ledger) -> set[str]:
         return {row.target for row in connection.execute(rule)}
 
 
-def to_requeue(heard: Heard, tried: Collection[str]) -> list[Lost]:
+def to_requeue(lost: Sequence[Lost], tried: Collection[str]) -> list[Lost]:
     """Lost generations, the oldest first, that were never queued again."""
-    return [one for one in sorted(heard.lost, key=lambda one: one.at_ms) if f"generation {one.id}" not in tried]
+    return [one for one in sorted(lost, key=lambda one: one.at_ms) if f"generation {one.id}" not in tried]
 
 
-def detect_lost(lost: Sequence[Lost]) -> list[Finding]:
-    """One finding for all of them."""
-    if not lost:
-        return []
-    detail = f"{len(lost)} generations failed and were not made since"
-    return [Finding(subject="lost generations", detail=detail, evidence={"ids": [one.id for one in lost[:10]]})]
+def detect_lost(lost: Sequence[Lost], tried: Collection[str]) -> list[Finding]:
+    """One finding for all of them, and one for those nobody queues a second time but a person."""
+    said = "generations failed and were not made since"
+    known = [one for one in lost if f"generation {one.id}" in tried]
+    found = [(f"{len(lost) - len(known)} {said}", [one for one in lost if one not in known])]
+    found += [(f"{len(known)} {said} they were queued again, which is done once: see the app's queue", known)]
+    return [
+        Finding(subject="lost generations", detail=detail, evidence={"ids": [one.id for one in some[:10]]})
+        for detail, some in found
+        if some
+    ]
 
 
 def plan_requeue(lost: Sequence[Lost]) -> list[Fix]:

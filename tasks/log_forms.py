@@ -83,7 +83,7 @@ HINTS = (b"connect", b"p2024", b"clients", b"heap")
 
 AUDIT = re.compile(rb"\[AUDIT(?:-([A-Z]+))?\] ([^\s{]+)")
 PAIR = re.compile(
-    r"(?:'([^'\n]{1,60})'|([A-Za-z_$][\w$]*)):\s{1,200}(?:"
+    r"(?:'([^'\n]{1,60})'|(?<![\w$])([A-Za-z_$][\w$]{0,99})):\s{1,200}(?:"
     r"'([^'\\]*(?:\\.[^'\\]*)*)'|\"([^\"\\]*(?:\\.[^\"\\]*)*)\"|`([^`\\]*(?:\\.[^`\\]*)*)`|"
     r"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?\b)|(true|false)\b)",
     re.DOTALL,
@@ -263,7 +263,7 @@ def _text(key: str, value: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _masked(text: str) -> str:
-    return str(mask(BEARER.sub("***", SECRETIVE.sub(r"\1\2***", text))))
+    return BEARER.sub("***", SECRETIVE.sub(r"\1\2***", str(mask(text))))
 
 
 def forget_masked() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 from collections.abc import Mapping
 
 from runbook.errors import BadSetting, OutsideError
@@ -21,7 +22,13 @@ logging.getLogger("apprise").setLevel(logging.CRITICAL)
 def urls() -> Mapping[str, str]:
     """Each configured URL by a name that says its kind and gives nothing away; it stays when others come or go."""
     found = settings().notify_urls
-    return {f"{one.partition(':')[0].lower()}-{hashlib.sha256(one.encode()).hexdigest()[:6]}": one for one in found}
+    return {f"{_kind(one)}-{hashlib.sha256(one.encode()).hexdigest()[:6]}": one for one in found}
+
+
+def _kind(url: str) -> str:
+    """What stands before ``://``; what has none may be anything, a secret too."""
+    kind, sep, _ = url.partition("://")
+    return kind.lower() if sep and re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,15}", kind) else "url"
 
 
 async def send(url: str, title: str, text: str, action: str) -> None:
@@ -36,7 +43,7 @@ def _send(url: str, title: str, text: str, action: str) -> None:
     import apprise  # half a second that no run should spend which tells nobody
 
     to = apprise.Apprise(asset=apprise.AppriseAsset(app_id="runbook", app_desc="runbook", async_mode=False))
-    kind = url.partition(":")[0]
+    kind = _kind(url)
     if not to.add(url):
         raise BadSetting(SETTING, f"Apprise takes no such {kind} URL", "see the form for it at appriseit.com/services")
     what, form = apprise.NotifyType(KINDS[action]), apprise.NotifyFormat.TEXT

@@ -17,6 +17,7 @@ from runbook.errors import BadSetting, OutsideError
 from runbook.ledger import Ledger, ledger, now_ms
 from runbook.model import Frozen, Json
 from runbook.outbox import Page, Severity
+from runbook.process import is_dead, this_process
 from runbook.settings import settings
 from tasks import notify
 from tasks.web import Answer, call
@@ -160,9 +161,9 @@ async def _channel(book: Ledger, name: str, send: Send, seconds: float) -> tuple
 def _take(book: Ledger, name: str) -> dict[str, Json] | None:
     """Hold the channel, or None while somebody else does or it shall be left alone."""
     was = memory.recall(book, _key(name))
-    if was is not None and was["free_ms"] > now_ms():
+    if was is not None and was["free_ms"] > now_ms() and not is_dead(was.get("owner") or this_process()):
         return None
-    held = {"tries": (was or {}).get("tries", 0), "error": "", "free_ms": now_ms() + HOLD_MS}
+    held = {"tries": (was or {}).get("tries", 0), "error": "", "free_ms": now_ms() + HOLD_MS, "owner": this_process()}
     with book.write() as connection:
         return held if memory.swap(connection, _key(name), was, held) else None
 

@@ -123,10 +123,12 @@ async def stream_rows(connection: AsyncConnection[DictRow], young_minutes: int) 
 
 async def without_stripe_id(connection: AsyncConnection[DictRow]) -> NoStripeId:
     """Rows that no object of Stripe's can be compared with."""
-    where = " FROM {table} WHERE {stripe_id} IS NULL OR {stripe_id} = ''"
-    counted = await (await connection.execute(named("SELECT count(*) AS rows" + where), [])).fetchone()
-    listed = await connection.execute(named("SELECT {id}::text AS id" + where + " ORDER BY {id} LIMIT 10"), [])
-    return NoStripeId(counted["rows"] if counted else 0, tuple(row["id"] for row in await listed.fetchall()))
+    query = named(  # counted in the same pass: the table is read from end to end for it
+        "SELECT {id}::text AS id, count(*) OVER () AS rows FROM {table}"
+        " WHERE {stripe_id} IS NULL OR {stripe_id} = '' ORDER BY {id} LIMIT 10"
+    )
+    found = await (await connection.execute(query, [])).fetchall()
+    return NoStripeId(found[0]["rows"] if found else 0, tuple(row["id"] for row in found))
 
 
 @reader("read the rows again")

@@ -317,6 +317,21 @@ async def test_one_instance_more_and_back(world: World) -> None:
     await undo_refused(world, permit.fixes[0].id)
 
 
+async def test_an_instance_is_not_taken_back_once_a_person_changed_their_number(world: World) -> None:
+    from flows.site_down import HANDS
+    from runbook import gate
+    from runbook.run import Run
+    from tasks import maintenance
+
+    async with Run("site-down", Mode.auto, pages=False) as run:
+        permit = await gate.ask(run, [maintenance.scale("2", "load")], by_hand=True)
+        await permit.apply(HANDS)
+    world.vercel.instances.write_text("5")
+    report = await undo(world.book, permit.fixes[0].id)
+    assert report.outcome is Outcome.refused and "it says 5 by now" in report.fixes[0].why
+    assert world.vercel.instances.read_text() == "5"
+
+
 async def undo_refused(world: World, fix_id: str) -> None:
     from runbook.errors import BadSetting
 

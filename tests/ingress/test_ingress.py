@@ -190,3 +190,11 @@ def test_a_ledger_that_cannot_write_asks_the_sender_to_come_again(receiver: Rece
     with receiver.book.write() as connection:
         connection.execute(text("ALTER TABLE elsewhere RENAME TO hook"))
     assert receiver.send("generic", BODIES["generic"]).status_code == 202
+
+
+@pytest.mark.parametrize("odd", ["\\ud800", "\\u0000"])
+def test_a_character_no_database_takes_is_no_end_of_the_receiver(receiver: Receiver, odd: str) -> None:
+    body = json.dumps({"id": "?1", "event": "?", "resource": "?", "payload": {"?": "?"}}).replace("?", odd).encode()
+    assert receiver.send("generic", body).status_code == 202
+    assert receiver.send("generic", BODIES["generic"] | {"id": "g2"}).status_code == 202
+    assert len(stored(receiver)) == 2

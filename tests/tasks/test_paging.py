@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from demo.paging_servers import Fault
-from runbook import outbox
+from runbook import memory, outbox
+from runbook.ledger import now_ms
 from runbook.outbox import Call, Page, Severity
+from runbook.process import this_process
 from tasks import paging
 from tasks.paging import deliver
 from tests.alert_parts import World, make_world
@@ -131,6 +135,16 @@ async def test_two_deliverers_at_once_tell_once(world: World) -> None:
     raised(world)
     await asyncio.gather(*(deliver() for _ in range(5)))
     assert len(world.pagerduty.messages) == 1 and len(world.slack.messages) == 1
+
+
+async def test_a_deliverer_that_was_killed_holds_nobody_up(world: World) -> None:
+    raised(world)
+    host, _, _ = this_process().rsplit(":", 2)
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    held = {"tries": 0, "error": "", "free_ms": now_ms() + HOUR_MS, "owner": f"{host}:{gone.stdout.strip()}:?"}
+    memory.remember(world.book, "paging/pagerduty", held)
+    memory.remember(world.book, "paging/slack", held | {"owner": this_process()})
+    assert (await deliver()).sent == {"pagerduty": 1, "slack": 0}
 
 
 async def test_many_pages_of_one_incident_are_one_slack_message_and_ring_once(world: World) -> None:

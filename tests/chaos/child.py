@@ -1,0 +1,91 @@
+"""One run in a process of its own, which may be ended at a boundary; forked, so that it starts at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+from collections.abc import Mapping
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+
+import flows
+from runbook import settings
+from tests.chaos.boundaries import KILL, Point, turn_clock, watch
+
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["tests.chaos.child"])
+SECONDS = 150
+"""Only ends a run that would never end."""
+
+QUICK: Mapping[str, Mapping[str, Any]] = {
+    "pool-exhaustion": {"idle_seconds": 1, "wait_seconds": 1},
+    "failed-generations": {"pause_seconds": 0.05},
+    "failed-payments": {"money_cap_cents": 10_000},  # auto may charge, so that a charge can be killed too
+    "memory-pressure": {"look_seconds": 0.3, "window_seconds": 7, "high_seconds": 6},
+    "slow-queries": {"slow_ms": 3, "window_seconds": 1},
+}
+"""Parameters beside the demo's with which nothing has to grow old; nobody holds before the second look either."""
+
+for name in flows.every():
+    flows.module(name)
+
+
+class Ended(NamedTuple):
+    """How a run ended: its exit code (-9 is ours), its report where it made one, the boundaries it passed."""
+
+    code: int | None
+    report: dict[str, Any]
+    passed: list[Point]
+
+
+class Life(NamedTuple):
+    """How a run is to go: its mode, what befalls it at which boundary, how far its clock is ahead, or under Prefect."""
+
+    mode: str = "auto"
+    at: Point | None = None
+    deed: str = KILL
+    ahead_seconds: int = 0
+    under_prefect: bool = False
+
+
+def start(runbook: str, env: Mapping[str, str], folder: Path, life: Life) -> ForkServerProcess:
+    """A run in a process of its own; ``result`` waits for it."""
+    folder.mkdir()
+    one = context.Process(target=_live, args=(runbook, dict(env), str(folder), life))
+    one.start()
+    return one
+
+
+def result(one: ForkServerProcess, folder: Path) -> Ended:
+    """How it ended."""
+    one.join(SECONDS)
+    if one.is_alive():
+        one.kill()
+        one.join()
+    trace, said = folder / "trace", folder / "report.json"
+    lines = trace.read_text().splitlines() if trace.exists() else []
+    passed = [Point(column, when, what, int(nth)) for column, when, what, nth in (line.split("\t") for line in lines)]
+    return Ended(one.exitcode, json.loads(said.read_text()) if said.exists() else {}, passed)
+
+
+def _live(runbook: str, env: dict[str, str], folder: str, life: Life) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    settings.forget()
+    if not os.environ.get("RUNBOOK_DEBUG"):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what it says when it dies belongs to nobody
+    flow, module = flows.runbook(runbook), flows.module(runbook)
+    given = {"mode": life.mode, **settings.profile().parameters.get(runbook, {}), **QUICK.get(runbook, {})}
+    given |= {"hold_seconds": 0} if "hold_seconds" in flow.parameters.properties else {}
+    if life.ahead_seconds:
+        turn_clock(life.ahead_seconds)
+    said = Path(folder) / "report.json"
+    watch(Path(folder) / "trace", life.at, life.deed, module.HANDS)
+    report = asyncio.run(flow(**given) if life.under_prefect else flow.fn(**given))
+    said.write_text(report.model_dump_json())

@@ -1,0 +1,191 @@
+"""What may go wrong around a run beside its own death: the database, the ledger, the vendors, Prefect, the clock,
+another worker. Each is done for real, to a run that a boundary holds still, and judged as a crash is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from starlette.responses import Response
+
+from demo.database_faults import wait_until
+from demo.serving import Served
+from demo.stack import Prefect
+from demo.stripe_delivery import Hangup
+from tests.chaos import child
+from tests.chaos.boundaries import FULL, READ_ONLY, STOP, Point
+from tests.chaos.child import Life
+from tests.chaos.sweep import UNDISTURBED, Verdict, recover
+from tests.chaos.world import World, world
+
+CALL = re.compile(r"(?:^|: )(?P<method>GET|POST|DELETE|PUT|PATCH) (?P<path>/\S*)$")
+VENDOR_KINDS = ("429", "500", "reset", "acted, then 500", "acted, then reset")
+GRANT_IS_OVER, HOUR_BACK = "660", "-3600"
+
+
+class Case(NamedTuple):
+    """One disturbance of one runbook: a row's name, and where it happens."""
+
+    row: str
+    runbook: str
+    point: Point
+    kind: str = ""
+
+
+def first(passed: Iterable[Point], column: str, when: str, what: str = "") -> list[Point]:
+    """The first boundary of that kind, or none."""
+    return [one for one in passed if (one.column, one.when) == (column, when) and what in one.what][:1]
+
+
+def cases(runbook: str, passed: Sequence[Point]) -> list[Case]:
+    """All that is done to this runbook, by the boundaries it passes."""
+    acts_on_rows = [one for when in ("before", "after") for one in first(passed, "act", when, ": SQL")]
+    places = [*first(passed, "gate", "after"), *first(passed, "intent", "after"), *first(passed, "outcome", "before")]
+    places = [*first(passed, "gate", "before"), *places, *first(passed, "close", "before")]
+    # The server's restart ends the sessions of the scene itself, which is no finding of a runbook's.
+    own = [one for one in acts_on_rows if runbook not in {"slow-queries"}]
+    found = [Case("PostgreSQL restarted", runbook, one) for one in own]
+    found += [Case("ledger", runbook, one, (FULL, READ_ONLY)[at % 2]) for at, one in enumerate(places)]
+    found += [Case("clock", runbook, one, kind) for one in places[1:3] for kind in (GRANT_IS_OVER, HOUR_BACK)]
+    found += [Case("two workers", runbook, UNDISTURBED)]
+    calls = {one.what: one for one in reversed(passed) if one.when == "before" and CALL.search(one.what)}
+    for number, one in enumerate(calls.values()):
+        # Every call is failed in some way, and every call that acts in every way.
+        kinds = VENDOR_KINDS if one.column == "act" else [VENDOR_KINDS[number % len(VENDOR_KINDS)]]
+        found += [Case("vendor", runbook, one, kind) for kind in kinds]
+    return found
+
+
+def prefect_cases(runbook: str, passed: Sequence[Point]) -> list[Case]:
+    """Prefect's API gone before the run, in its middle, and at its end."""
+    middle = [*first(passed, "act", "before"), *first(passed, "close", "before")]
+    return [Case("Prefect gone", runbook, one) for one in (UNDISTURBED, *middle)]
+
+
+def disturb(case: Case) -> Verdict:
+    """Do it, let the run end as it may, let the runbook run again, and judge."""
+    began = time.monotonic()
+    with world(case.runbook) as here:
+        problems = list(DEEDS[case.row](here, case))
+        after = recover(here)
+    if case.row == "PostgreSQL restarted":  # whatever lived in it went with it
+        after = after._replace(problems=[one for one in after.problems if not one.startswith("touched")])
+    point = case.point._replace(column=case.row, what=f"{case.point.what} {case.kind}".strip())
+    return after._replace(point=point, problems=[*problems, *after.problems], seconds=time.monotonic() - began)
+
+
+@contextmanager
+def stopped(here: World, life: Life) -> Iterator[ForkServerProcess]:
+    """A run that stands still at its point while the block lasts, and goes on to its end after it."""
+    folder = here.folder()
+    one = child.start(here.runbook, here.env, folder, life._replace(deed=STOP))
+    try:
+        wait_until(lambda: not one.is_alive() or _state(one.pid) == "T", f"{life.at} to be reached", 90)
+        yield one
+    finally:
+        if one.is_alive() and one.pid:
+            os.kill(one.pid, signal.SIGCONT)
+        child.result(one, folder)
+
+
+def _state(pid: int | None) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def _restart(here: World, case: Case) -> Iterator[str]:
+    with stopped(here, Life(at=case.point)) as one:
+        if not one.is_alive():
+            yield "never reached"
+        here.stack.postgres.restart()
+
+
+def _deed(here: World, case: Case) -> Iterator[str]:
+    here.run(Life(at=case.point, deed=case.kind))
+    yield from ()
+
+
+def _race(here: World, _case: Case) -> Iterator[str]:
+    folders = [here.folder(), here.folder()]
+    both = [child.start(here.runbook, here.env, folder, Life()) for folder in folders]
+    for one, folder in zip(both, folders, strict=True):
+        code = child.result(one, folder).code
+        if code != 0:
+            yield f"one of two ended with {code}"
+
+
+def _spoil(here: World, case: Case) -> Iterator[str]:
+    match = CALL.search(case.point.what)
+    assert match is not None
+    for one in (here.stack.stripe, here.stack.app, *here.stack.standins):
+        served = getattr(one, "_served", None)
+        if isinstance(served, Served):
+            served._app = Spoiled(served._app, match["method"], match["path"], case.kind)
+    ended = here.run()
+    if ended.code != 0:
+        yield f"it ended with {ended.code}"
+
+
+class Spoiled:
+    """A server that fails the first request of one kind, before it acts or after it did."""
+
+    def __init__(self, app: Any, method: str, template: str, kind: str) -> None:
+        self.app, self.method, self.kind, self.left = app, method, kind, 1
+        self.path = re.compile(re.escape(template).replace(r"\{id\}", "[^/]+"))
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if not self.left or scope["method"] != self.method or not self.path.fullmatch(scope["path"]):
+            await self.app(scope, receive, send)
+            return
+        self.left -= 1
+        if self.kind.startswith("acted"):
+            await self.app(scope, receive, _unheard)
+        if self.kind.endswith("reset"):
+            await Hangup()(scope, receive, send)
+            return
+        status = int(self.kind.split()[-1])
+        headers = {"retry-after": "1"} if status == 429 else {}
+        answer = Response('{"error": {"message": "injected"}}', status, headers, "application/json")
+        await answer(scope, receive, send)
+
+
+async def _unheard(_message: Any) -> None:
+    await asyncio.sleep(0)
+
+
+def _without_prefect(here: World, case: Case) -> Iterator[str]:
+    prefect = Prefect(here.stack.folder, here.env)
+    api = {name: value for name, value in prefect.env.items() if name.startswith("PREFECT")}
+    here.more = api | {"PREFECT_CLIENT_MAX_RETRIES": "0"}
+    try:
+        if case.point == UNDISTURBED:
+            here.run(Life(under_prefect=True))
+            return
+        prefect.start_server()
+        with stopped(here, Life(at=case.point, under_prefect=True)) as one:
+            if not one.is_alive():
+                yield "never reached"
+            prefect.stop()
+    finally:
+        prefect.stop()
+        here.more = {}
+
+
+DEEDS: Mapping[str, Callable[[World, Case], Iterator[str]]] = {
+    "PostgreSQL restarted": _restart,
+    "ledger": _deed,
+    "clock": _deed,
+    "two workers": _race,
+    "vendor": _spoil,
+    "Prefect gone": _without_prefect,
+}
