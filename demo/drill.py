@@ -20,6 +20,7 @@ def drill(name: str) -> dict[str, Any]:
     with Stack(lambda _text: None, prefect=False) as stack:
         broken = Broken(stack, only=name)
         try:
+            broken.ripen()
             done = subprocess.run(
                 [str(BIN / "runbook"), "run", name, "--mode", "auto", "--json"],
                 env={**os.environ, **stack.env()},

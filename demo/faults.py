@@ -22,6 +22,8 @@ from demo.slow_faults import break_slow
 from demo.stack import Stack
 
 WRITERS = 14
+RIPE_SECONDS = 5.5
+"""A little more than ``idle_seconds`` in demo/runbook.toml."""
 
 
 SCENES: Mapping[str, Callable[[Stack], Scene]] = {
@@ -74,6 +76,11 @@ class Broken:
     def lookalikes(self) -> list[Lookalike]:
         """All that must be left alone."""
         return [one for these in self.left_alone.values() for one in these]
+
+    def ripen(self) -> None:
+        """Return when the forgotten transactions are as old as the demo's profile calls too old."""
+        if any(one.name == "idle-in-transaction writers" for one in self._sessions):
+            database.wait_until(lambda: database.youngest_idle(self.postgres) > RIPE_SECONDS, "the writers to be old")
 
     def close(self) -> None:
         """Give every connection back."""
