@@ -50,7 +50,8 @@ class Refused(Exception):
 class SendGridServer:
     """``with SendGridServer() as sendgrid``: at ``sendgrid.url`` until the block ends.
 
-    ``lists`` holds the suppression lists, ``groups`` who left which group, ``sent`` the recipients of real mails.
+    ``lists`` holds the suppression lists, ``groups`` who left which group, ``sent`` the recipients of real
+    mails and ``mails`` those as they came.
     ``published`` are the ids of domains whose DNS records are right: asking to validate one makes it valid.
     ``requests`` counts calls by method and path without what varies.
     """
@@ -72,6 +73,7 @@ class SendGridServer:
         self.published: set[int] = set()
         self.metrics = {"requests": 2_000, "delivered": 1_960, "bounces": 12, "blocks": 9, "spam_reports": 1}
         self.sent: list[str] = []
+        self.mails: list[Row] = []
         self.sandboxed = 0
         self.requests: Counter[tuple[str, str]] = Counter()
         self.faults: list[Fault] = []
@@ -205,6 +207,7 @@ class SendGridServer:
         if mail.get("mail_settings", {}).get("sandbox_mode", {}).get("enable"):
             self.sandboxed += 1
             return {}
+        self.mails.append(mail)
         for personal in mail["personalizations"]:
             for to in personal["to"]:
                 if not any(to["email"].lower() in self.lists[kind] for kind in LISTS[1:]):

@@ -40,7 +40,8 @@ def main() -> None:
     except (typer.Exit, typer.Abort) as error:
         sys.exit(getattr(error, "exit_code", 2))
     except typer.TyperException as error:
-        _fail(error.format_message(), 2)
+        context = getattr(error, "ctx", None)
+        _fail(f"{error.format_message()} Next: {context.command_path if context else 'runbook'} --help", 2)
     except KeyboardInterrupt:
         _fail("interrupted; nothing is half done: the next run looks up what was under way", 1)
     except Exception as error:  # noqa: BLE001 - the last line of defence: one line, no secret, no stack trace

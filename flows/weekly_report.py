@@ -109,5 +109,6 @@ async def _mailed(book: Ledger, text: str, drawing: str) -> str:
 def _sealed(book: Ledger) -> str:
     days = settings().runbook_keep_days
     summed = book.seal(now_ms() - days * DAY_MS)
-    what = f"{sum(summed['runs'].values())} runs" if summed else "nothing"
+    count = sum(summed["runs"].values()) if summed else 0
+    what = f"{count} run{'' if count == 1 else 's'}" if count else "nothing"
     return f"sealed {what} older than {days} days"

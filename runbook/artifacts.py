@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from uuid import UUID
 
@@ -79,14 +80,18 @@ def markdown(report: Report) -> str:
 
 
 async def publish(report: Report) -> None:
-    """Leave both artifacts on the current Prefect run; without one, or with its API gone, the ledger has it all."""
-    if FlowRunContext.get() is None:
+    """Leave both artifacts on the current Prefect run; without one, or with its API gone, the ledger has it all.
+
+    A run that found nothing and has nothing to say leaves none: the name of its state says it, every minute.
+    """
+    if FlowRunContext.get() is None or not (report.findings or report.fixes or report.notices or report.reason):
         return
     try:
-        await acreate_table_artifact(
-            table=mask(rows(report)), key=f"{report.runbook}-fixes", description=f"{one_line(report)}"
+        table, about = mask(rows(report)), one_line(report)
+        await asyncio.gather(
+            acreate_table_artifact(table=table, key=f"{report.runbook}-fixes", description=about),
+            acreate_markdown_artifact(markdown=mask(markdown(report)), key=f"{report.runbook}-report"),
         )
-        await acreate_markdown_artifact(markdown=mask(markdown(report)), key=f"{report.runbook}-report")
     except Exception as error:  # noqa: BLE001 - Prefect may be down in any way; the ledger already holds the report
         log.warning("no artifact in Prefect (%s); see: runbook show %s", type(error).__name__, report.id)
 

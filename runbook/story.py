@@ -194,8 +194,12 @@ def _tried(connection: Connection, ids: Collection[str]) -> list[Tried]:
 
 
 def _answers(connection: Connection, ids: Collection[str]) -> list[Said]:
-    rule = select(entry).where(entry.c.run_id.in_(ids), entry.c.kind == "approval").order_by(entry.c.seq)
-    return [Said(at_ms=row.at_ms, text=_answer(row.body), ref=row.run_id) for row in connection.execute(rule)]
+    rule = select(entry).where(entry.c.run_id.in_(ids), entry.c.kind.in_(["approval", "asked"]))
+    rows = connection.execute(rule.order_by(entry.c.seq))
+    return [
+        Said(at_ms=row.at_ms, text="a person is asked" if row.kind == "asked" else _answer(row.body), ref=row.run_id)
+        for row in rows
+    ]
 
 
 def _answer(body: Mapping[str, Json]) -> str:

@@ -9,8 +9,6 @@ from typing import Annotated
 
 import typer
 
-from deployments import doctor as doctoring
-from deployments import role as roles
 from deployments import show
 from deployments.live import progress
 from deployments.terminal import AsJson, say
@@ -41,8 +39,10 @@ def init(
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check every setting, connection, privilege and scope, and say what to do."""
+    from deployments.doctor import examine
+
     with progress("doctor"):
-        checks = asyncio.run(doctoring.examine())
+        checks = asyncio.run(examine())
     say({"checks": [one.as_json() for one in checks]}, show.checks_text(checks), as_json)
     raise typer.Exit(2 if any(one.state == "bad" for one in checks) else 0)
 
@@ -50,5 +50,7 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command()
 def role(as_json: AsJson = False) -> None:
     """The database role runbooks need and nothing more, as SQL for the database's owner."""
-    text = asyncio.run(roles.of_settings())
+    from deployments.role import of_settings
+
+    text = asyncio.run(of_settings())
     say({"role": text}, text, as_json)

@@ -110,7 +110,9 @@ def test_a_run_shows_its_targets_and_leaves_table_and_report(api: Api, stack: St
         tasks = api.call("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
         assert any("end session" in one["name"] for one in tasks)
         kept = artifacts(api, run["id"])
-        assert set(kept) == {"pool-exhaustion-fixes", "pool-exhaustion-report"}
+        assert {"pool-exhaustion-fixes", "pool-exhaustion-report"} < set(kept)
+        (page,) = [text for key, text in kept.items() if key.startswith("incident-")]
+        assert "# Postmortem" in page and "end_session" in page
         rows = json.loads(kept["pool-exhaustion-fixes"])
         assert {row["state"] for row in rows if row["what"] == "end_session"} == {"proven"}
         ledger_id = run["state"]["message"].rpartition(" ")[2]
@@ -120,6 +122,13 @@ def test_a_run_shows_its_targets_and_leaves_table_and_report(api: Api, stack: St
     finally:
         writers.close()
         blocked.close()
+
+
+def test_the_weekly_report_is_a_page(api: Api) -> None:
+    run = ended(api, api.start("weekly-report", mail=False))
+    assert run["state"]["name"] == "Reported", run["state"]["message"]
+    page = artifacts(api, run["id"])["weekly-report"]
+    assert "| pool-exhaustion |" in page and "minutes of a person saved" in page and "![trends]" in page
 
 
 def command(stack: Stack, *words: str) -> tuple[int, dict[str, Any]]:

@@ -61,6 +61,7 @@ async def test_errors_that_last_are_one_page_and_end_with_it(world: World) -> No
     assert rows["error-rate"].state is State.firing and "boom 24" in rows["error-rate"].said
     for _ in range(3):
         await world.watch()
+    assert world.events.wanted == ["site-down"]
     assert world.pagerduty.opened == [PAGE] and len(world.slack.messages) == 1
     # The same minutes by a looser threshold: all of them are well.
     rows = await world.watch(errors_per_minute=100)
