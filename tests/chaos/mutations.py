@@ -48,6 +48,7 @@ MUTATIONS = (
     Mutation("mode approve asks", "runbook/policy.py", "facts.mode is Mode.approve and", "False and"),
     Mutation("risk person asks", "runbook/policy.py", "fix.risk is Risk.person and", "False and"),
     Mutation("a person's undo holds", "runbook/policy.py", "fix.target in facts.taken_back", "False"),
+    Mutation("the gate asks what was undone", "runbook/gate.py", "taken_back=ledger.taken_back(connection),", ""),
     Mutation("an undo is known by when it was made", "runbook/ledger.py",
              "entry.c.at_ms > now_ms() - HOURS_24))\n        inverse", "entry.c.at_ms > 0))\n        inverse", LEDGER),
     Mutation("cap per run", "runbook/policy.py", "(IN_RUN, cap.per_run)", "(IN_RUN, None)"),

@@ -203,3 +203,13 @@ async def test_by_hand_is_still_under_the_ceiling_the_caps_and_the_red_button(wo
     in_force.press("start", "out")
     report = await story(world, [a_fix("row 0"), a_fix("row 0", action="other")], by_hand=True)
     assert states(report) == ["proven", "refused"]
+
+
+async def test_what_a_person_took_back_is_refused_until_a_person_asks(world: World, in_force: Ledger) -> None:
+    (done,) = (await story(world, [a_fix()])).fixes
+    in_force.move(done.id, [FixState.proven], FixState.undone, {"by": "fix_of_the_undo"})
+    world.rows["row 1"] = "older"
+    anew = a_fix(was="older")  # whatever state its target is in by now
+    report = await story(world, [anew])
+    assert states(report) == ["refused"] and "a person undid an act on it" in report.fixes[0].why
+    assert states(await story(world, [anew], by_hand=True)) == ["proven"]
