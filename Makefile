@@ -33,7 +33,7 @@ down: $(READY)
 	@$(PY) -m demo down
 
 test: $(READY)
-	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)
 	@$(PY) -m ruff check .
@@ -41,6 +41,7 @@ check: $(READY)
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports --no-cache
 	@$(PY) -m docs.generate --check
+	@$(PY) -m pip --disable-pip-version-check check
 
 docs: $(READY)
 	@$(PY) -m docs.generate

@@ -17,7 +17,7 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
 
 
 def _busy(error: BaseException) -> bool:
-    """Prefect on SQLite answers 503 now and then while its database is locked."""
+    """Prefect answers 503 while its database does not."""
     return isinstance(error, urllib.error.HTTPError) and error.code == 503
 
 

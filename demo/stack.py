@@ -72,14 +72,15 @@ def free_port() -> int:
 
 
 class Prefect:
-    """A Prefect server on SQLite and a process worker, in a folder of their own."""
+    """A Prefect server on the database ``url`` and process workers, in a folder of their own."""
 
-    def __init__(self, folder: Path, env: dict[str, str]) -> None:
+    def __init__(self, folder: Path, env: dict[str, str], database_url: str) -> None:
         self.folder, self.port = folder, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         quiet = {
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_API_URL": f"{self.url}/api",
+            "PREFECT_API_DATABASE_CONNECTION_URL": database_url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_UI_V2_ENABLED": "false",  # Prefect's new pages cannot resume a run that waits for a person
             "PREFECT_CLI_WELCOME_MESSAGE": "false",
@@ -89,7 +90,9 @@ class Prefect:
             # Prefect's runner uses one folder below the shared temporary one: it belongs to whoever came first.
             "TMPDIR": str(folder / "tmp"),
         }
-        self.env = {**os.environ, **env, **quiet}
+        # Whoever starts this may have a Prefect of their own in the environment: it is neither used nor touched.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        self.env = {**inherited, **env, **quiet}
         (folder / "tmp").mkdir(exist_ok=True)
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -116,7 +119,7 @@ class Prefect:
         self.command("automation", "create", "--from-file", "deployments/automations.yaml")
 
     def start_worker(self, name: str = "demo") -> subprocess.Popen[bytes]:
-        """Start a process worker on the pool."""
+        """Start a process worker on the pool; it writes ``worker.log``, as every other."""
         return self.spawn("worker", str(BIN / "prefect"), "worker", "start", "--pool", POOL, "--name", name)
 
     def spawn(self, name: str, *words: str) -> subprocess.Popen[bytes]:
@@ -174,8 +177,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 class Stack:
     """``with Stack(say)``: everything up and seeded on entry, everything gone on exit.
 
-    Without ``prefect`` it has no server and no worker. ``events`` adds the receiver of webhooks and the responder, and
-    gives the Prefect server a PostgreSQL of its own: on SQLite it stalls when events come in quick succession.
+    Without ``prefect`` it has no server and no worker; its server is on a PostgreSQL of its own, since on SQLite it
+    stalls when events come in quick succession. ``events`` adds the receiver of webhooks and the responder.
     """
 
     def __init__(
@@ -232,11 +235,9 @@ class Stack:
             self._start_prefect()
 
     def _start_prefect(self) -> None:
-        self.prefect = Prefect(self.folder, self.env())
-        self._exit.callback(self.prefect.stop)
-        with self.step("Prefect server"):
-            if self.events:
-                self.prefect.env["PREFECT_API_DATABASE_CONNECTION_URL"] = self._prefect_database()
+        with self.step("Prefect server, on a PostgreSQL of its own"):
+            self.prefect = Prefect(self.folder, self.env(), self._prefect_database())
+            self._exit.callback(self.prefect.stop)
             self.server = self.prefect.start_server()
         with self.step("deployments from prefect.yaml, and a worker"):
             self.prefect.deploy()
@@ -249,9 +250,10 @@ class Stack:
         server = self._exit.enter_context(Postgres())
         with psycopg.connect(server.url(), autocommit=True) as owner:
             owner.execute("CREATE DATABASE prefect")
-        with psycopg.connect(server.url("prefect"), autocommit=True) as owner:
+        self.prefect_database_url = server.url("prefect")
+        with psycopg.connect(self.prefect_database_url, autocommit=True) as owner:
             owner.execute("CREATE EXTENSION pg_trgm")
-        return server.url("prefect").replace("postgresql://", "postgresql+asyncpg://")
+        return self.prefect_database_url.replace("postgresql://", "postgresql+asyncpg://")
 
     def start_ingress(self) -> subprocess.Popen[bytes]:
         """Start the receiver at ``hooks_url`` and return when it answers."""

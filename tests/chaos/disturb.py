@@ -164,7 +164,7 @@ async def _unheard(_message: Any) -> None:
 
 
 def _without_prefect(here: World, case: Case) -> Iterator[str]:
-    prefect = Prefect(here.stack.folder, here.env)
+    prefect = Prefect(here.stack.folder, here.env, f"sqlite+aiosqlite:///{here.stack.folder}/prefect.db")
     api = {name: value for name, value in prefect.env.items() if name.startswith("PREFECT")}
     here.more = api | {"PREFECT_CLIENT_MAX_RETRIES": "0"}
     try:

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
+import psycopg
+from psycopg import sql
 
 from demo.faults import Broken
 from demo.prefect_api import Api
@@ -170,12 +172,16 @@ def through_prefect(canaries: Canaries, stack: Stack) -> None:
     canaries.search("a crashed run", done.stdout + done.stderr)
 
 
-def search_prefect(canaries: Canaries, folder: Path) -> None:
-    """Prefect's database as it lies on the disk, with its runs, states, logs and artifacts, and what its parts said."""
-    for path in sorted((folder / "prefect").glob("*.db*")):
-        canaries.search(f"Prefect's {path.name}", path.read_bytes())
+def search_prefect(canaries: Canaries, stack: Stack) -> None:
+    """Every row of Prefect's database, with its runs, states, logs and artifacts, and what its parts said."""
+    with psycopg.connect(stack.prefect_database_url) as prefect:
+        tables = prefect.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        for (table,) in tables:
+            rows = sql.SQL("SELECT t::text FROM {} AS t").format(sql.Identifier(table))
+            for (row,) in prefect.execute(rows):
+                canaries.search(f"Prefect's table {table}", row.encode())
     for name in ("server.log", "worker.log"):
-        canaries.search(f"Prefect's {name}", (folder / name).read_bytes())
+        canaries.search(f"Prefect's {name}", (stack.folder / name).read_bytes())
 
 
 def hunt(statuses: tuple[int, ...] = (400, 401, 403, 500, 200), *, prefect: bool = False) -> Canaries:
@@ -202,7 +208,7 @@ def hunt(statuses: tuple[int, ...] = (400, 401, 403, 500, 200), *, prefect: bool
         search_ledger(canaries, stack.folder)
         canaries.search("receiver's log", (stack.folder / "receiver.log").read_bytes())
         if prefect:
-            search_prefect(canaries, stack.folder)
+            search_prefect(canaries, stack)
     return canaries
 
 
