@@ -85,7 +85,6 @@ class Prefect:
             "PREFECT_SERVER_UI_V2_ENABLED": "false",  # Prefect's new pages cannot resume a run that waits for a person
             "PREFECT_CLI_WELCOME_MESSAGE": "false",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
-            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
             "DO_NOT_TRACK": "1",
             # Prefect's runner uses one folder below the shared temporary one: it belongs to whoever came first.
             "TMPDIR": str(folder / "tmp"),

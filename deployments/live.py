@@ -17,10 +17,10 @@ from rich.table import Table
 
 import flows
 from runbook import incidents
-from runbook.approval import ASKING
 from runbook.ledger import ledger
 from runbook.mask import mask
 from runbook.model import Mode, Report
+from runbook.process import ASKING
 
 QUIET_SECONDS = 2.0
 """What takes no longer than this says nothing while it lasts."""

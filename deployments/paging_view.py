@@ -15,7 +15,6 @@ from runbook.errors import RunbookError
 from runbook.ledger import Ledger
 from runbook.model import Json
 from runbook.outbox import Page
-from tasks import paging
 
 if TYPE_CHECKING:
     from flows.alert_watch import Watch
@@ -25,6 +24,8 @@ TELL_SECONDS = 10.0
 
 def tell() -> None:
     """Deliver what waits, after a run is done: whatever fails here, the watch delivers it, and no exit code changes."""
+    from tasks import paging
+
     with suppress(RunbookError):
         asyncio.run(paging.deliver(TELL_SECONDS))
 
@@ -50,6 +51,8 @@ def watch_text(watch: Watch) -> str:
 
 def pages(ledger: Ledger) -> dict[str, Json]:
     """Every page of late with how far each channel was told, and what is wrong with a channel."""
+    from tasks import paging
+
     channels = {name: memory.recall(ledger, f"paging/{name}") or {} for name in paging.channels()}
     return {
         "pages": [_page(one) for one in outbox.pages(ledger)],

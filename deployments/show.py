@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from runbook.artifacts import one_line
 from runbook.model import Json, Report
 from runbook.settings import settings
 
@@ -20,7 +19,7 @@ MANY = 12
 def report_text(report: Report) -> str:
     """One run: the outcome first, then what was found and done, then what to look at."""
     state = "not configured" if report.not_configured else report.outcome.value
-    lines = [f"{report.runbook}: {state}  (mode {report.mode}, {one_line(report)}, {report.duration_ms} ms)"]
+    lines = [f"{report.runbook}: {state}  (mode {report.mode}, {report.one_line}, {report.duration_ms} ms)"]
     lines += [f"  found    {one.subject}: {one.detail}" for one in report.findings]
     for fix in report.fixes[:MANY]:
         lines.append(f"  {fix.state.value:<8} {fix.action} {fix.target}  [{fix.risk}] {fix.why}  ({fix.id})")
@@ -73,7 +72,7 @@ def checks_text(checks: Sequence[Check]) -> str:
 
 def audit_text(report: Report, items: Sequence[Item]) -> str:
     """The checklist, a line each, with the next step under those that have one."""
-    lines = [f"{report.runbook}: {one_line(report)}"]
+    lines = [f"{report.runbook}: {report.one_line}"]
     for one in items:
         lines.append(f"{one.state:<14} {one.name:<36} {one.seen}")
         if one.next_step:

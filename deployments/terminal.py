@@ -7,7 +7,6 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from prefect.exceptions import ParameterBindError, ParameterTypeError, SignatureMismatchError
 
 import flows
 from runbook.errors import BadSetting
@@ -52,6 +51,8 @@ def parameters(name: str, pairs: list[str]) -> dict[str, Any]:
 
 def validated(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """Every parameter of a flow, the given ones checked against their types and bounds."""
+    from prefect.exceptions import ParameterBindError, ParameterTypeError, SignatureMismatchError
+
     try:
         return flows.runbook(name).validate_parameters(given)
     except (ParameterTypeError, ParameterBindError, SignatureMismatchError) as error:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prefect import Flow
+if TYPE_CHECKING:
+    from prefect import Flow
 
 OTHERS = frozenset({"health_sweep", "alert_watch", "performance_audit", "site_down", "weekly_report"})
 """Flows that watch, call or report on runbooks rather than being one."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import getpass
 import sys
-import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from runbook.ledger import now_ms
 from runbook.mask import mask
 from runbook.model import Fix, Json, plan_hash
 from runbook.policy import Facts, used
+from runbook.process import ASKING
 from runbook.settings import caps, settings
 
 if TYPE_CHECKING:
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 SHOWN = 50
 """How many fixes are spelled out; the form has a row for each."""
-
-
-ASKING = threading.Event()
-"""Set while a question stands in the terminal: nothing else is written there."""
 
 
 @dataclass(frozen=True)

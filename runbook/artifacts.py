@@ -20,14 +20,6 @@ from runbook.model import Json, Report
 log = logging.getLogger(__name__)
 
 
-def one_line(report: Report) -> str:
-    """The run in one line: outcome, counts, ledger id."""
-    done = sum(fix.state in {"proven", "applied"} for fix in report.fixes)
-    found = f"{len(report.findings)} finding{'' if len(report.findings) == 1 else 's'}"
-    text = f"{found}, {done} of {len(report.fixes)} fixes done, ledger {report.id}"
-    return f"{text}: {report.reason}" if report.reason else text
-
-
 def _cell(image: object) -> str:
     return ", ".join(f"{key}={value}" for key, value in image.items()) if isinstance(image, dict) else str(image)
 
@@ -87,7 +79,7 @@ async def publish(report: Report) -> None:
     if FlowRunContext.get() is None or not (report.findings or report.fixes or report.notices or report.reason):
         return
     try:
-        table, about = mask(rows(report)), one_line(report)
+        table, about = mask(rows(report)), report.one_line
         await asyncio.gather(
             acreate_table_artifact(table=table, key=f"{report.runbook}-fixes", description=about),
             acreate_markdown_artifact(markdown=mask(markdown(report)), key=f"{report.runbook}-report"),

@@ -165,6 +165,14 @@ class Report(Frozen):
     sealed_by: str = ""
 
     @property
+    def one_line(self) -> str:
+        """The run in one line: counts, ledger id, why it stopped early."""
+        done = sum(fix.state in {"proven", "applied"} for fix in self.fixes)
+        found = f"{len(self.findings)} finding{'' if len(self.findings) == 1 else 's'}"
+        text = f"{found}, {done} of {len(self.fixes)} fixes done, ledger {self.id}"
+        return f"{text}: {self.reason}" if self.reason else text
+
+    @property
     def exit_code(self) -> int:
         """0 healthy or fixed and proven, 2 bad setting, 3 findings left, 4 acted but not proven."""
         match self.outcome:

@@ -1,10 +1,14 @@
-"""Which process wrote a ledger row, and whether it is certainly gone."""
+"""This process: its name in the ledger, whether another is certainly gone, and whether a person is being asked."""
 
 from __future__ import annotations
 
 import os
 import socket
+import threading
 from pathlib import Path
+
+ASKING = threading.Event()
+"""Set while a question stands in the terminal: nothing else is written there."""
 
 
 def this_process() -> str:

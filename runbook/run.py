@@ -33,7 +33,7 @@ class Unsolved(Exception):
     """Carries the report of a run a person must look at; an exception because Prefect demands one of a failed state."""
 
     def __init__(self, report: Report) -> None:
-        super().__init__(artifacts.one_line(report))
+        super().__init__(report.one_line)
         self.report = report
 
 
@@ -150,7 +150,7 @@ class Run:
         report = cast("Report", self.report)
         if FlowRunContext.get() is None:
             return report
-        name, line = report.outcome.value.capitalize(), artifacts.one_line(report)
+        name, line = report.outcome.value.capitalize(), report.one_line
         if report.exit_code in {0, 3} or report.not_configured:
             return cast("Report", Completed(name=name, message=line, data=report))
         return cast("Report", Failed(name=name, message=line, data=Unsolved(report)))

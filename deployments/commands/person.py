@@ -1,4 +1,7 @@
-"""What a person decides: the red button, the answer to a question, a fix taken back, a page that is mine."""
+"""What a person decides: the red button, the answer to a question, a fix taken back, a page that is mine.
+
+What needs Prefect is imported by the command that needs it: the red button waits for nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from deployments import approving, ledger_view, paging_view, show, undoing
+from deployments import ledger_view, paging_view, show
 from deployments.completing import fix_ids, page_keys
 from deployments.live import progress
 from deployments.terminal import AsJson, say
@@ -47,6 +50,8 @@ def approve(
     as_json: AsJson = False,
 ) -> None:
     """Let a run that waits for a person do its plan, or part of it; without ID say what waits."""
+    from deployments import approving
+
     if not id_:
         asked = approving.questions()
         texts = [f"{one.name}  runbook approve {one.id}\n\n{one.text}" for one in asked]
@@ -59,6 +64,8 @@ def approve(
 @app.command()
 def refuse(id_: Annotated[str, typer.Argument(metavar="ID")], reason: str = "", as_json: AsJson = False) -> None:
     """Let a run that waits for a person do nothing."""
+    from deployments import approving
+
     said = approving.answer(id_, approve=False, only=[], reason=reason)
     say({"refused": str(said.id)}, f"Refused: {said.name} ends without an act.", as_json)
 
@@ -66,6 +73,8 @@ def refuse(id_: Annotated[str, typer.Argument(metavar="ID")], reason: str = "", 
 @app.command()
 def undo(fix_id: Annotated[str, typer.Argument(autocompletion=fix_ids)], as_json: AsJson = False) -> None:
     """Take one fix back, if its target is still as the fix left it."""
+    from deployments import undoing
+
     with progress(f"undo of {fix_id}"):
         report = asyncio.run(undoing.undo(open_ledger(), fix_id))
     say(report.as_json(), show.report_text(report), as_json)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import flows
-from deployments import backtest, drilling, ledger_view, paging_view, show
+from deployments import ledger_view, paging_view, show
 from deployments import live as watching
 from deployments.completing import runbooks
 from deployments.terminal import AnyMode, AsJson, known, parameters, say, validated
@@ -119,6 +119,8 @@ def drill(
     name: Annotated[str, typer.Argument(metavar="[NAME]", autocompletion=runbooks)] = "", as_json: AsJson = False
 ) -> None:
     """Break a throw-away stack and let runbooks mend it: who passes may act alone, for RUNBOOK_LICENCE_DAYS."""
+    from deployments import drilling
+
     book, done = open_ledger(), []
     for one in [known(name)] if name else flows.names():
         with watching.progress(f"drill of {one}"):
@@ -137,6 +139,8 @@ def backtest_command(
     as_json: AsJson = False,
 ) -> None:
     """What today's rules would have done with all that was read in that time, and where that differs from history."""
+    from deployments import backtest
+
     given = parameters(known(name), set_ or [])
     after = now_ms() - ledger_view.span_ms(since)
     with watching.progress("backtest"):

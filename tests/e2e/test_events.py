@@ -59,7 +59,7 @@ class Listening:
 
 @pytest.fixture(scope="module")
 def listening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
-    with Stack(lambda _text: None, tmp_path_factory.mktemp("events"), events=True) as stack:
+    with Stack(lambda _text: None, tmp_path_factory.mktemp("events"), events=True, standins=()) as stack:
         yield Listening(stack)
 
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.prefect
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with Stack(lambda _text: None, tmp_path_factory.mktemp("two"), events=True) as running:
+    with Stack(lambda _text: None, tmp_path_factory.mktemp("two"), events=True, standins=()) as running:
         Api(running.prefect.url).pause_schedules()
         yield running
 

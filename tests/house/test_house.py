@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -166,3 +168,11 @@ def test_nothing_needs_the_demo() -> None:
         for path in (ROOT / top).rglob("*.py"):
             assert "import demo" not in path.read_text("utf-8")
             assert "from demo" not in path.read_text("utf-8")
+
+
+def test_the_red_button_waits_for_no_import_of_prefect() -> None:
+    seen = (
+        "import sys, deployments.cli; sys.exit(sorted({'prefect', 'stripe', 'openai', 'sendgrid'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", seen], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() in {"", "[]"}
