@@ -33,7 +33,7 @@ down: $(READY)
 	@$(PY) -m demo down
 
 test: $(READY)
-	@$(PY) -m pytest -n 5 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)
 	@$(PY) -m ruff check .
