@@ -16,7 +16,6 @@ from uuid import UUID
 
 os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")  # as prefect.yaml asks of the worker's runs
 
-import httpx
 import prefect.flow_engine
 from prefect import Flow
 from prefect.client.orchestration import PrefectClient
@@ -24,7 +23,7 @@ from prefect.client.schemas import OrchestrationResult
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.responses import SetStateStatus
-from prefect.context import AsyncClientContext
+from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.events import Event
 from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventFilter, EventNameFilter
@@ -112,12 +111,6 @@ class Responder:
         await asyncio.gather(*self._tasks)
 
 
-async def _hurry(response: httpx.Response) -> None:
-    """A server on SQLite answers 503 while it writes an event; Prefect's client would wait two seconds."""
-    if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-        response.headers.setdefault("Retry-After", "0.05")
-
-
 async def read_warm(client: PrefectClient) -> dict[UUID, Flow[Any, Any]]:
     """Every deployment of a runbook, with its flow imported; raises ``BadSetting`` where there is none."""
     wanted = DeploymentFilter(name=DeploymentFilterName(any_=flows.acting()))
@@ -127,21 +120,27 @@ async def read_warm(client: PrefectClient) -> dict[UUID, Flow[Any, Any]]:
     return found
 
 
+async def _hear_all(client: PrefectClient) -> None:
+    warm = await read_warm(client)
+    responder = Responder(client, warm)
+    wanted = EventFilter(event=EventNameFilter(name=[SCHEDULED]))
+    async with get_events_subscriber(filter=wanted, reconnect_on_clean_close=True) as events:
+        log.warning("ready: %s", ", ".join(sorted(flow.name for flow in warm.values())))
+        try:
+            async for event in events:
+                await responder.hear(event)
+        finally:
+            await responder.finish()
+
+
 async def respond() -> None:
     """Hear and run for ever; while Prefect is away the triggers and schedules have it to themselves."""
     while True:
         try:
-            async with AsyncClientContext(httpx_settings={"event_hooks": {"response": [_hurry]}}) as prefect_api:
-                warm = await read_warm(prefect_api.client)
-                responder = Responder(prefect_api.client, warm)
-                wanted = EventFilter(event=EventNameFilter(name=[SCHEDULED]))
-                async with get_events_subscriber(filter=wanted, reconnect_on_clean_close=True) as events:
-                    log.warning("ready: %s", ", ".join(sorted(flow.name for flow in warm.values())))
-                    try:
-                        async for event in events:
-                            await responder.hear(event)
-                    finally:
-                        await responder.finish()
+            # Prefect's engine uses these; without them it makes a client, and reads all certificates, in every task.
+            with SyncClientContext():
+                async with AsyncClientContext() as prefect_api:
+                    await _hear_all(prefect_api.client)
         except RunbookError:
             raise
         except Exception as error:  # noqa: BLE001 - Prefect may be away in any way; we are here when it comes back
