@@ -83,7 +83,12 @@ async def _ask_in_prefect(run: Run, plan: Sequence[Fix], flow_run: str) -> Appro
     run.asks = None
     if questions.is_expired(run.ledger, flow_run, identity):
         return Approval(by=said.by, reason=said.reason, refusal=questions.EXPIRED)
-    if said.decision != "approve" or said.plan != identity:
+    return understood(said, plan)
+
+
+def understood(said: ApprovalForm, plan: Sequence[Fix]) -> Approval:
+    """What an answer means for ``plan``: an answer to another plan, or of rows that are not in it, approves nothing."""
+    if said.decision != "approve" or said.plan != plan_hash(plan):
         return Approval(by=said.by, reason=said.reason, refusal=f"refused by {said.by}{_because(said.reason)}")
     rows = {row.rpartition(" ")[2] for row in said.approved}
     return Approval({fix.key for fix in plan if fix.key in rows}, said.by, said.reason)

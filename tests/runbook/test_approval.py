@@ -7,15 +7,17 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from sqlalchemy import select
 
 from runbook import settings
-from runbook.approval import as_markdown
+from runbook.approval import ApprovalForm, as_markdown, understood
 from runbook.ledger import ledger
-from runbook.model import Finding, Mode, Risk, plan_hash
+from runbook.model import Finding, Fix, Mode, Risk, plan_hash
 from runbook.run import Run
 from runbook.schema import entry
 from tests.runbook.parts import RUNBOOK, rows
@@ -88,3 +90,26 @@ async def test_what_a_person_is_shown_is_whole_and_masked(monkeypatch: pytest.Mo
     assert "… and 10 more" in shown
     assert "(in 900 s) nothing is done." in shown
     assert f"{RUNBOOK} 0 of 20 in this run" in shown
+
+
+def form(decision: Literal["approve", "refuse"], plan: Sequence[Fix], of: Sequence[Fix]) -> ApprovalForm:
+    return ApprovalForm(
+        decision=decision,
+        approved=[f"{one.target} {one.action} {one.key}" for one in of],
+        by="somebody",
+        plan=plan_hash(plan),
+    )
+
+
+def test_the_rows_a_person_left_are_approved_and_no_other() -> None:
+    plan = rows(5, Risk.person)
+    assert understood(form("approve", plan, plan[:2]), plan).keys == {plan[0].key, plan[1].key}
+    assert not understood(form("approve", plan, []), plan).keys
+    assert not understood(form("approve", plan[:4], plan[4:]), plan[:4]).keys
+
+
+def test_an_answer_is_good_for_the_plan_it_was_given_to() -> None:
+    shown, drifted = rows(5, Risk.person), rows(4, Risk.person)
+    said = understood(form("approve", shown, shown), drifted)
+    assert not said.keys and said.refusal == "refused by somebody"
+    assert not understood(form("refuse", shown, shown), shown).keys
