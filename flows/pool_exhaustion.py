@@ -86,7 +86,7 @@ async def pool_exhaustion(
     async with Run(NAME, mode) as run:
         settings().need(settings().monitor_setting())
         await run.settle(HANDS)
-        began = datetime.now(UTC) - LOG_AGE
+        began = max(datetime.now(UTC) - LOG_AGE, datetime.fromtimestamp(run.well_ms() / 1000, UTC))
         pool = await look(run, began)
         measure(run.ledger, {"pool_used_share": pool.server.share})
         findings = detect(pool, bounds)

@@ -10,7 +10,7 @@ from typing import cast
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 from prefect.states import Completed, Failed
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from runbook import artifacts, incidents, licence, outbox, postmortem, questions, recorder
 from runbook.errors import NotConfigured, RunbookError, without_secrets
@@ -82,6 +82,13 @@ class Run:
         for row in rows:
             if row.id != self.id and is_dead(row.owner):
                 self.ledger.close_run(row.id, "crashed", {"error": "its process is gone"})
+
+    def well_ms(self) -> int:
+        """When this runbook last ended with all well (Unix ms; 0 for never): what a log said before that is past."""
+        well = table.c.outcome.in_([Outcome.healthy.value, Outcome.fixed.value])
+        rule = select(func.max(table.c.ended_at_ms)).where(table.c.runbook == self.runbook, well)
+        with self.ledger.read() as connection:
+            return connection.execute(rule).scalar() or 0
 
     def found(self, findings: Sequence[Finding]) -> None:
         """Keep what is wrong, masked, here and in the ledger."""

@@ -219,6 +219,8 @@ async def test_refusals_in_the_apps_log_are_a_reason_and_old_ones_do_not_spoil_t
     report = await run()
     assert report.findings[0].subject == "app log"
     assert (report.outcome, states(report)) == (Outcome.fixed, [FixState.proven])
+    client("SELECT 1")
+    assert (await run()).outcome is Outcome.healthy, "what the log said before the proof is past, for the next run too"
 
 
 async def test_without_proof_of_the_first_the_others_are_not_touched(
