@@ -112,8 +112,13 @@ def play(night: Stack, exercise: Exercise) -> Played:
             exercise.later(night)
             if not left(book, first):
                 break
-            for name in [*again(book, first), "site-down"]:
-                api.start(name, mode="auto", **({"follow_up": True} if name == "site-down" else {}))
+            for name in again(book, first):
+                api.start(name, mode="auto")
+            api.start("site-down", mode="auto", follow_up=True)
+        api.start(
+            "site-down", mode="auto", follow_up=True
+        )  # its schedule comes round once more, and tells what is over
+        idle(night, api)
         return judge(night, exercise, scene, book, first, began)
     finally:
         scene.close()

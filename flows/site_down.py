@@ -87,6 +87,7 @@ async def site_down(
         await remind(book)
         if not is_open(book):
             incidents.close_over(book, KEY, OVER)
+            await deliver(TELL_SECONDS)
             return None
     async with Run(NAME, mode, pages=False) as run:
         if not getattr(settings(), settings().monitor_setting().lower()):

@@ -131,7 +131,12 @@ def main() -> int:
             sys.stdout.flush()
             lines.append(f"| {mutation.guard} | {mutation.file} | {'yes' if not why else f'**NO**: {why}'} |")
     if "--write" in sys.argv:
-        page = ["# What each guard is worth", "", "Made by `make chaos ARGS=--write`: each guard taken away, one at a time.", ""]
+        page = [
+            "# What each guard is worth",
+            "",
+            "Made by `make chaos ARGS=--write`: each guard taken away, one at a time.",
+            "",
+        ]
         (ROOT / "docs" / "mutations.md").write_text("\n".join([*page, *lines]) + "\n", "utf-8")
     return 1 if bad else 0
 
