@@ -239,11 +239,11 @@ class Ledger:
     def unsettled(self, runbook: str, older_than_ms: int) -> list[Fix]:
         """Fixes whose process is gone, or which are older than any act may take, and which nobody has seen to hold.
 
-        Those left ``intended``, whenever that was; those ``applied`` and never proven for 24 hours, after which what a
-        look shows says more of the world than of the fix.
+        Those left ``intended``, whenever that was; those ``applied`` and never proven for two days: a look-up may need
+        one to say that nothing came of it, and later what it sees says more of the world than of the fix.
         """
         begun, now = fix.c.state == FixState.intended.value, now_ms()
-        done = (fix.c.state == FixState.applied.value) & (fix.c.intended_at_ms > now - HOURS_24)
+        done = (fix.c.state == FixState.applied.value) & (fix.c.intended_at_ms > now - 2 * HOURS_24)
         rule = select(fix).where(fix.c.runbook == runbook, begun | done).order_by(fix.c.seq)
         with self.read() as connection:
             rows = connection.execute(rule).mappings().all()
