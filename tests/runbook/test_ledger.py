@@ -152,6 +152,16 @@ def test_an_intent_is_unsettled_once_its_process_is_gone_or_it_is_old(book: Ledg
     assert book.unsettled(RUNBOOK, MINUTES_2) == []
 
 
+@pytest.mark.parametrize(("hours", "looked"), [(47, True), (49, False)])
+def test_an_act_nobody_saw_the_effect_of_is_looked_for_two_days(book: Ledger, hours: int, looked: bool) -> None:
+    one = grant(book, a_fix("a"))
+    book.move(one.id, [FixState.granted], FixState.intended, {})
+    book.move(one.id, [FixState.intended], FixState.applied, {})
+    with book.write() as connection:
+        connection.execute(update(fix).values(intended_at_ms=now_ms() - hours * HOURS_24 // 24))
+    assert bool(book.unsettled(RUNBOOK, MINUTES_2)) is looked
+
+
 def test_history_counts_grants_and_what_was_attempted(book: Ledger) -> None:
     waiting, begun, refused, old = (grant(book, a_fix(name)) for name in "abcd")
     for one in (begun, old):
