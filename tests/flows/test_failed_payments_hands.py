@@ -11,13 +11,39 @@ from pathlib import Path
 import pytest
 
 from demo import population, stripe_faults
-from runbook.model import FixState, Outcome
+from flows.failed_payments import HANDS, NAME
+from runbook import gate
+from runbook.model import Fix, FixState, Mode, Outcome, Risk, Share
+from runbook.run import Run
 from runbook.settings import forget
 from tests.flows import payments_parts as parts
-from tests.flows.payments_parts import PAY, PROVEN, World, env, of, settled
+from tests.flows.payments_parts import PAY, PROVEN, SMALL, World, env, of, settled
 
 ROOT = Path(__file__).resolve().parents[2]
 seeded, world = parts.seeded, parts.world  # fixtures
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("read", "ends"), [("active", PROVEN), ("trialing", FixState.refused)])
+async def test_a_row_is_set_only_if_it_still_stands_as_it_was_read(world: World, read: str, ends: FixState) -> None:
+    world.set_row(20, "active")
+    world.stripe.store.set_status(20, "past_due")
+    fix = Fix(
+        action="copy_status",
+        target=f"Subscription/{population.row_id(20)}",
+        risk=Risk.auto,
+        why="a test",
+        undo="put it back",
+        expect={"status": read, "stripe_id": population.subscription_id(20)},
+        want={"status": "past_due"},
+    )
+    async with Run(NAME, Mode.auto, pages=False) as run:
+        permit = await gate.ask(run, [fix], share=Share(sick=1, of=SMALL))
+        await permit.apply(HANDS)
+    assert run.report is not None and [one.state for one in run.report.fixes] == [ends], run.report
+    assert world.status(20) == ("past_due" if ends is PROVEN else "active")
 
 
 # -- events -----------------------------------------------------------------------------------------------------------
