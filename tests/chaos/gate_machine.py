@@ -12,7 +12,7 @@ import io
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -169,7 +169,7 @@ class GateMachine(RuleBasedStateMachine):
         assert not granted or sick is None or sick.value <= 0.5, "granted in a mass failure"
         assert {fix.id for fix in permit.fixes} <= {row["id"] for row in granted}, "a permit without its row"
         for row in granted:
-            self._within_caps(row)
+            self._within_caps(row, {one["id"] for one in granted})
         return permit, risk
 
     @rule(target=permits, run=runs, row=st.sampled_from(TARGETS), action=st.sampled_from(ACTIONS))
@@ -279,11 +279,15 @@ class GateMachine(RuleBasedStateMachine):
             found = select(entry.c.seq).where(entry.c.fix_id == fix_id, entry.c.kind == state.value)
             return len(connection.execute(found).all())
 
-    def _within_caps(self, row: RowMapping) -> None:
+    def _within_caps(self, row: RowMapping, together: Collection[str]) -> None:
         """Count anew, from the rows that came before, whether this grant had room in every window."""
         now = row["decided_at_ms"]
+        # An attempt, or one that may yet come: still granted, or granted in the same breath.
         before = [
-            one for one in self.rows() if one["seq"] < row["seq"] and (one["intended_at_ms"] or self._given(one, row))
+            one
+            for one in self.rows()
+            if one["seq"] < row["seq"]
+            and (one["intended_at_ms"] or one["state"] == FixState.granted.value or one["id"] in together)
         ]
         caps = {**DEFAULT_CAPS, **CAPS}
         own = caps.get(row["runbook"], caps["runbook"])
@@ -302,12 +306,6 @@ class GateMachine(RuleBasedStateMachine):
                 (cap.per_24h, sum(age < HOURS_24 for age in ages)),
             ):
                 assert limit is None or used < limit, f"cap of {name} passed: {used + 1} of {limit}"
-
-    @staticmethod
-    def _given(one: RowMapping, row: RowMapping) -> bool:
-        """Granted in the same breath, or still granted: an attempt that may yet come."""
-        same = one["run_id"] == row["run_id"] and one["decided_at_ms"] == row["decided_at_ms"]
-        return one["state"] == FixState.granted.value or (same and one["granted_until_ms"] is not None)
 
 
 def over(make: Callable[[], Ledger]) -> type[GateMachine]:
