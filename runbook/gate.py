@@ -56,7 +56,7 @@ def _decide_and_write(run: Run, plan: Sequence[Fix], share: Share | None, said: 
             mode=run.mode,
             now_ms=now_ms(),
             stopped=ledger.stopped(connection),
-            history=ledger.history(connection),
+            history=ledger.history(connection, run.id),
             open_targets=ledger.open_targets(connection),
             taken_back=ledger.taken_back(connection),
             approved=said.keys,

@@ -188,10 +188,11 @@ class Ledger:
             self.note(connection, new.value, body, fix_id=fix_id)
         return True
 
-    def history(self, connection: Connection) -> list[Attempt]:
-        """Every grant of the last 24 hours that was or may still be attempted."""
+    def history(self, connection: Connection, run_id: str = "") -> list[Attempt]:
+        """Every grant of the last 24 hours, and of this run at any time, that was or may still be attempted."""
         attempted = (fix.c.intended_at_ms.is_not(None)) | (fix.c.state == FixState.granted.value)
-        rows = connection.execute(select(fix).where(attempted, fix.c.decided_at_ms > now_ms() - HOURS_24)).mappings()
+        recent = (fix.c.decided_at_ms > now_ms() - HOURS_24) | (fix.c.run_id == run_id)
+        rows = connection.execute(select(fix).where(attempted, recent)).mappings()
         return [
             Attempt(
                 row["runbook"],

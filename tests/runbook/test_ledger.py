@@ -173,7 +173,10 @@ def test_history_counts_grants_and_what_was_attempted(book: Ledger) -> None:
         connection.execute(update(fix).where(fix.c.id == old.id).values(decided_at_ms=day - 1))
         connection.execute(update(fix).where(fix.c.id == begun.id).values(decided_at_ms=now_ms() + HOURS_24))
         past = {each.target: each for each in book.history(connection)}
+        its_run = connection.execute(select(fix.c.run_id).where(fix.c.id == old.id)).scalar_one()
+        of_its_run = {each.target for each in book.history(connection, its_run)}
     assert set(past) == {waiting.target, begun.target}
+    assert old.target in of_its_run, "a run may last longer than a day, and its own caps with it"
     assert (past["a"].runbook, past["a"].action, past["a"].state) == (RUNBOOK, "set", FixState.granted)
 
 
