@@ -138,5 +138,5 @@ def as_markdown(run: Run, plan: Sequence[Fix]) -> str:
 
 def _facts(run: Run) -> Facts:
     with run.ledger.read() as connection:
-        history = run.ledger.history(connection)
+        history = run.ledger.history(connection, run.id)
     return Facts(run.runbook, run.id, run.mode, now_ms(), None, history, (), caps=caps())
