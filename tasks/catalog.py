@@ -74,7 +74,8 @@ TRANSACTIONS: LiteralString = """
 SELECT a.pid, 'session ' || a.pid || coalesce(' of ' || nullif(a.application_name, ''), '') AS name,
   extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds,
   greatest(age(a.backend_xmin), age(a.backend_xid), 0) AS xids,
-  a.datname = current_database() AND a.backend_xmin IS NOT NULL
+  -- PostgreSQL 18 shows a session that is not signed in yet: in a transaction, and in no database.
+  a.datname IS NOT DISTINCT FROM current_database() AND a.backend_xmin IS NOT NULL
     AND NOT EXISTS (SELECT FROM pg_stat_progress_vacuum p WHERE p.pid = a.pid)
     AND (current_setting('server_version_num')::int < 140000
       OR NOT EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.pid = a.pid)) AS has_snapshot,

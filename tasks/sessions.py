@@ -28,6 +28,7 @@ CASE
   WHEN a.backend_type IS NULL OR a.backend_start IS NULL OR a.state IS NULL AND a.backend_type = 'client backend'
     THEN 'hidden from this role'
   WHEN a.backend_type <> 'client backend' THEN a.backend_type
+  WHEN a.datname IS NULL THEN 'not signed in yet'
   WHEN coalesce(r.rolsuper, true) THEN 'a superuser'
   WHEN coalesce(r.rolreplication, true) THEN 'a replication role'
   WHEN a.datname IS DISTINCT FROM current_database() THEN 'another database'
@@ -50,7 +51,7 @@ SELECT a.pid, coalesce(a.usename, '') AS role, coalesce(a.datname, '') AS databa
   coalesce(extract(epoch FROM clock_timestamp() - a.query_start), 0)::float8 AS query_seconds,
   coalesce(extract(epoch FROM clock_timestamp() - w.since), 0)::float8 AS wait_seconds,
   CASE WHEN w.pid IS NULL THEN '{}' ELSE pg_blocking_pids(a.pid) END AS blocked_by,
-  a.datname IS NOT NULL AND coalesce(a.backend_type, 'client backend') = 'client backend' AS takes_slot,
+  coalesce(a.backend_type = 'client backend', a.datname IS NOT NULL) AS takes_slot,
   coalesce(pg_has_role(r.oid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE'), false) AS may_signal,
   $spared AS spared
 FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid

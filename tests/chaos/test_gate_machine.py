@@ -45,7 +45,7 @@ def tight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def drive(machine: type[GateMachine], database: str) -> None:
     GateMachine.steps.clear()
     hypothesis = settings(
-        max_examples=max(1, STEPS // 2 // EACH),
+        max_examples=max(1, STEPS * 7 // 10 // EACH),  # half for each database, and some end before their last step
         stateful_step_count=EACH,
         deadline=None,
         suppress_health_check=list(HealthCheck),
@@ -55,7 +55,7 @@ def drive(machine: type[GateMachine], database: str) -> None:
     run_state_machine_as_test(machine, settings=hypothesis)
     done = sum(GateMachine.steps.values())
     print(f"{database}: {done} steps: {dict(GateMachine.steps)}")
-    assert done > STEPS // 8, "the adversary hardly did anything"
+    assert done >= STEPS // 2, "the adversary did less than it was asked for"
 
 
 def test_the_gate_on_sqlite(tmp_path: Path) -> None:

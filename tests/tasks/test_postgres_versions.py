@@ -10,13 +10,14 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from demo.database_faults import blocked_app, idle_writers
+from demo.database_faults import blocked_app, idle_writers, wait_until
 from demo.postgres import Postgres, binaries
 from demo.seed import seed
 from demo.slow_faults import index, large_table
@@ -85,6 +86,28 @@ async def test_every_reader_reads(server: Postgres) -> None:
     assert table is not None
     assert (table.owned, table.owner, catalog.version) == (True, "app", server.version_num)
     assert {one.name for one in catalog.bare} >= {"Subscription_userId_fkey", "ContentItem_classId_fkey"}
+
+
+async def test_a_session_that_is_not_signed_in_yet_is_no_trouble_and_is_left_alone(server: Postgres) -> None:
+    shown = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND datname IS NULL"
+    slow = server.url() + "?options=-cpost_auth_delay%3D4"
+    found: list[int] = []
+
+    def starting() -> bool:
+        with psycopg.connect(server.url(), autocommit=True) as owner:
+            found[:] = [pid for (pid,) in owner.execute(shown)]
+        return bool(found)
+
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(lambda: psycopg.connect(slow).close())
+        if server.version_num >= 180_000:  # those before show a session once it is signed in
+            wait_until(starting, "a session that is not signed in yet")
+        catalog, sessions = await read_catalog(), {one.pid: one for one in (await read_pool()).sessions}
+        assert [one.has_snapshot for one in catalog.transactions if one.pid in found] == [False] * len(found)
+        assert [(sessions[pid].spared, sessions[pid].takes_slot) for pid in found] == [
+            ("not signed in yet", True)
+        ] * len(found)
+        opened.result()
 
 
 @pytest.mark.parametrize("role", ["app", "runbook"])
