@@ -28,8 +28,14 @@ def is_there(root: Path) -> bool:
         return False
 
 
+def of(process: Path) -> str:
+    """The group a process is in, by its folder of /proc: "/" where it is in none."""
+    lines = (process / "cgroup").read_text("utf-8", "replace").splitlines()
+    return next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
+
+
 def groups(path: str, root: Path) -> list[Group]:
-    """The group ``path`` (as ``/proc/PID/cgroup`` writes it) and its parents, innermost first.
+    """The group ``path`` (as ``of`` gives it) and its parents, innermost first.
 
     The outermost group has no counters on a host, and has them inside a container. Groups that are gone by now, or lie
     outside what this process may see, are left out.
@@ -50,12 +56,7 @@ def _group(path: str, folder: Path) -> Group | None:
         kills = _counter(folder / "memory.events", "oom_kill")
     except (OSError, ValueError):
         return None
-    return Group(
-        path=path,
-        used=max(0, current - cache),
-        limit=limit,
-        oom_kills=kills,
-    )
+    return Group(path=path, used=max(0, current - cache), limit=limit, oom_kills=kills)
 
 
 def _counter(file: Path, name: str) -> int:

@@ -12,8 +12,7 @@ from runbook.ledger import now_ms
 from runbook.model import Frozen
 from runbook.settings import settings
 from runbook.step import reader
-
-CGROUPS = Path("/sys/fs/cgroup")
+from tasks import cgroup
 
 
 class Memory(Frozen):
@@ -52,44 +51,26 @@ class Disk(Frozen):
 async def read_memory() -> Memory:
     """Of ``RUNBOOK_CGROUP``, else of our own control group, else of the machine: the tightest bound on the way up.
 
-    Source: cgroup v2 ``memory.current`` less ``inactive_file`` (cache that goes first) against ``memory.max``.
+    Source: cgroup v2, as ``tasks/cgroup.py`` reads it; /proc/meminfo.
     """
-    return await asyncio.to_thread(_memory, settings().runbook_cgroup)
+    at = settings()
+    return await asyncio.to_thread(_memory, at.runbook_cgroup, at.runbook_cgroup_root)
 
 
-def _memory(named: Path | None) -> Memory:
+def _memory(named: Path | None, root: Path) -> Memory:
     try:
-        found = [one for folder in _upward(named or _own()) if (one := _bounded(folder)) is not None]
-        if found:
-            return max(found, key=lambda one: one.share)
-        if named is not None and not (named / "memory.current").exists():
+        over = cgroup.groups(cgroup.of(Path("/proc/self")) if named is None else f"/{named.relative_to(root)}", root)
+        if named is not None and not over:
             raise OutsideError("RUNBOOK_CGROUP", f"{named} is no cgroup v2 folder", "correct RUNBOOK_CGROUP")
-        return _machine()
+        bounds = [Memory(where=f"{root}{one.path}", used=one.used, of=one.limit) for one in over if one.limit]
+        return max(bounds, key=lambda one: one.share) if bounds else machine()
     except (OSError, ValueError, KeyError) as error:
         said = f"memory cannot be read ({type(error).__name__})"
-        raise OutsideError("RUNBOOK_CGROUP", said, "name the app's folder below /sys/fs/cgroup") from None
+        raise OutsideError("RUNBOOK_CGROUP", said, f"name the app's folder below {root}") from None
 
 
-def _own() -> Path:
-    lines = Path("/proc/self/cgroup").read_text("ascii", "replace").splitlines()
-    unified = next((line[3:] for line in lines if line.startswith("0::")), "/")
-    return CGROUPS / unified.lstrip("/")
-
-
-def _upward(folder: Path) -> list[Path]:
-    return [one for one in (folder, *folder.parents) if (one / "memory.max").exists()]
-
-
-def _bounded(folder: Path) -> Memory | None:
-    most = (folder / "memory.max").read_text("ascii").strip()
-    if most == "max":
-        return None
-    stat = dict(line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
-    used = int((folder / "memory.current").read_text("ascii")) - int(stat["inactive_file"])
-    return Memory(where=str(folder), used=max(0, used), of=int(most))
-
-
-def _machine() -> Memory:
+def machine() -> Memory:
+    """All memory of this machine, and what of it nobody can be given any more. Source: /proc/meminfo."""
     lines = Path("/proc/meminfo").read_text("ascii").splitlines()
     kib = {line.partition(":")[0]: int(line.split()[1]) for line in lines}
     return Memory(where="this machine", used=(kib["MemTotal"] - kib["MemAvailable"]) * 1024, of=kib["MemTotal"] * 1024)

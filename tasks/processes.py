@@ -16,6 +16,7 @@ from runbook.memory import measure
 from runbook.settings import settings
 from runbook.step import reader
 from tasks import cgroup, heap
+from tasks.host import machine
 from tasks.pressure import MB, Bound, Process, Snapshot, bounds_of
 
 PROC = Path("/proc")
@@ -76,7 +77,7 @@ def _process(pid: int, boot: str, up: float) -> Process | None:
         uid = int(status["Uid"].split()[0])
         if uid != owner() or stat[0] in "ZX":
             return None
-        group = _group((folder / "cgroup").read_text("utf-8", "replace"))
+        group = cgroup.of(folder)
     except (OSError, LookupError, ValueError):
         return None
     started, rss = int(stat[19]), _bytes(status.get("VmRSS", "0"))
@@ -106,10 +107,6 @@ def _pairs(status: str) -> Iterator[tuple[str, str]]:
 
 def _bytes(kilobytes: str) -> int:
     return int(kilobytes.split()[0]) * 1024
-
-
-def _group(lines: str) -> str:
-    return next((line.removeprefix("0::") for line in lines.splitlines() if line.startswith("0::")), "/")
 
 
 def _ancestors(pid: int) -> Iterator[int]:
@@ -152,7 +149,8 @@ def _sample(limit_mb: int) -> Snapshot:
             limited, killed = _groups(path, root)
             limits |= limited
             kills |= killed
-    bounds = bounds_of(processes, limits, _machine(), limit_mb)
+    whole = machine()
+    bounds = bounds_of(processes, limits, (whole.used, whole.of), limit_mb)
     _keep(processes, bounds)
     return Snapshot(processes=processes, bounds=bounds, oom_kills=kills, notes=tuple(notes))
 
@@ -175,11 +173,6 @@ def _keep(processes: list[Process], bounds: list[Bound]) -> None:
         values["memory_used_share"] = max(bound.share for bound in bounds)
         values["app_memory_mb"] = sum(one.rss for one in processes) / MB
     measure(ledger(), values)
-
-
-def _machine() -> tuple[int, int]:
-    sizes = {name: _bytes(value) for name, value in _pairs((PROC / "meminfo").read_text("ascii")) if "kB" in value}
-    return sizes["MemTotal"] - sizes["MemAvailable"], sizes["MemTotal"]
 
 
 def _machine_kills() -> int:

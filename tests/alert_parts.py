@@ -99,7 +99,8 @@ class World:
         (folder / "memory.current").write_text(f"{current}\n")
         (folder / "memory.stat").write_text(f"anon 1\ninactive_file {inactive_file}\nactive_file 2\n")
         (folder / "memory.max").write_text(f"{most}\n")
-        self.set(RUNBOOK_CGROUP=str(folder))
+        (folder / "memory.events").write_text("oom 0\noom_kill 0\n")
+        self.set(RUNBOOK_CGROUP=str(folder), RUNBOOK_CGROUP_ROOT=str(self.folder))
         return folder
 
 
