@@ -183,7 +183,7 @@ def main() -> None:
         line("runbook run, cold", cold(stack, count), "(goal 3)")
         times, beside = (statistics.median(way) / statistics.median(fast) for way in (stock, hasty))
         print(
-            f"the responder is {times:.1f} times as fast as the stock way (goal 10), {beside:.1f} times as the hasty one"
+            f"the responder is {times:.1f} times as fast as the stock way (goal 10), {beside:.1f} times as the hasty"
         )
 
 

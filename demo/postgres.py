@@ -102,21 +102,21 @@ class Postgres:
 
     def start(self) -> None:
         """Make the cluster, start it, create roles and the database ``app``."""
-        with uninterrupted():
-            self._start()
+        try:
+            with uninterrupted():
+                self._start()
+        except BaseException:  # a Ctrl-C that was held back comes out here, with the server up
+            self.stop()
+            raise
 
     def _start(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="runbook-pg-"))
-        try:
-            self._become_ordinary()
-            self._run("initdb", "-D", str(self.data), "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8")
-            self._configure()
-            self._launch()
-            self._watchdog = self._watch()
-            self._create_roles()
-        except BaseException:
-            self.stop()
-            raise
+        self._become_ordinary()
+        self._run("initdb", "-D", str(self.data), "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8")
+        self._configure()
+        self._launch()
+        self._watchdog = self._watch()
+        self._create_roles()
 
     def stop(self) -> None:
         """End the server and its watchdog and remove every file of theirs."""

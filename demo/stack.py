@@ -214,24 +214,27 @@ class Stack:
 
     def _start(self) -> None:
         with self.step("PostgreSQL, with the app's tables"):
-            self.postgres = self._exit.enter_context(Postgres())
+            self.postgres = self._enter(Postgres())
             seed(self.postgres.url(user="postgres"), self.users, self.subscriptions)
         with self.step("Stripe stand-in"):
             stripe = StripeServer(self.subscriptions, test_keys={STRIPE_KEY}, webhook_secret=WEBHOOK_SECRET)
-            self.stripe = self._exit.enter_context(stripe)
+            self.stripe = self._enter(stripe)
         with self.step("app stand-in"):
-            self.app = self._exit.enter_context(
-                App(self.postgres.url(user="app"), WEBHOOK_SECRET, log_path=self.folder / "app.log")
-            )
+            self.app = self._enter(App(self.postgres.url(user="app"), WEBHOOK_SECRET, log_path=self.folder / "app.log"))
             self.stripe.store.add_endpoint(f"{self.app.url}/api/subscription/webhook")
         self.standins: list[StandIn] = []
         with self.step("vendors' stand-ins"):
-            self.standins += [self._exit.enter_context(make()) for make in self._makers]
+            self.standins += [self._enter(make()) for make in self._makers]
         self.hooks_port = free_port()
         self.hooks_url = f"http://127.0.0.1:{self.hooks_port}"
         shutil.copy(PROFILE, self.folder / "runbook.toml")
         if self.with_prefect:
             self._start_prefect()
+
+    def _enter(self, part: contextlib.AbstractContextManager[Kind]) -> Kind:
+        """Start a part that ends with the stack; a Ctrl-C waits until it is known."""
+        with uninterrupted():
+            return self._exit.enter_context(part)
 
     def _start_prefect(self) -> None:
         with self.step("Prefect server, on a PostgreSQL of its own"):
@@ -246,7 +249,7 @@ class Stack:
                 self.responder, self.ingress = self.start_responder(), self.start_ingress()
 
     def _prefect_database(self) -> str:
-        server = self._exit.enter_context(Postgres())
+        server = self._enter(Postgres())
         with psycopg.connect(server.url(), autocommit=True) as owner:
             owner.execute("CREATE DATABASE prefect")
         self.prefect_database_url = server.url("prefect")

@@ -61,7 +61,7 @@ def no_open_invoices(stack: Stack) -> Iterator[None]:
 def page() -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS])
-        opened = browser.new_page(viewport={"width": 1400, "height": 1300})
+        opened = browser.new_page(viewport={"width": 1400, "height": 1300}, reduced_motion="reduce")
         opened.set_default_timeout(60_000)
         yield opened
         browser.close()

@@ -40,7 +40,7 @@ def until(true: Callable[[], Any], what: str, seconds: float = 120) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < deadline, f"never saw {what}"
-        time.sleep(0.3)
+        time.sleep(0.6)
     return found
 
 
