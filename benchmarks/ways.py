@@ -182,9 +182,7 @@ def main() -> None:
         line("webhook to proof, stock trigger and worker", stock)
         line("runbook run, cold", cold(stack, count), "(goal 3)")
         times, beside = (statistics.median(way) / statistics.median(fast) for way in (stock, hasty))
-        print(
-            f"the responder is {times:.1f} times as fast as the stock way (goal 10), {beside:.1f} times as the hasty"
-        )
+        print(f"the responder is {times:.1f} times as fast as the stock way (goal 10), {beside:.1f} times as the hasty")
 
 
 if __name__ == "__main__":
