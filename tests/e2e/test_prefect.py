@@ -71,6 +71,8 @@ def test_the_schedule_creates_runs_by_itself(api: Api, name: str) -> None:
 
 
 def test_a_run_the_schedule_created_really_runs(api: Api, stack: Stack) -> None:
+    api.pause_schedules("pool-exhaustion")
+
     def look() -> list[Any]:
         wanted = {
             "flows": {"name": {"any_": ["pool-exhaustion"]}},

@@ -160,7 +160,6 @@ def dead_ends(canaries: Canaries, env: Mapping[str, str], folder: Path) -> None:
 def through_prefect(canaries: Canaries, stack: Stack) -> None:
     """Every runbook as a subflow on the worker, and a run that crashes with a secret in its error."""
     api = Api(stack.prefect.url)
-    api.pause_schedules()
     wanted = api.start("health-sweep", mode="auto")
     deadline = time.monotonic() + 300
     while api.call("GET", f"/flow_runs/{wanted}")["state"]["type"] not in {"COMPLETED", "FAILED", "CRASHED"}:
@@ -188,6 +187,8 @@ def hunt(statuses: tuple[int, ...] = (400, 401, 403, 500, 200), *, prefect: bool
     """Plant, run everything, search everything."""
     canaries = Canaries()
     with known(canaries), Planted(canaries, prefect=prefect, users=10_000, subscriptions=5_000) as stack:
+        if prefect:
+            Api(stack.prefect.url).pause_schedules()
         held = plant(stack, canaries)
         broken = Broken(stack)
         env = stack.env()
