@@ -84,8 +84,11 @@ class Run:
                 self.ledger.close_run(row.id, "crashed", {"error": "its process is gone"})
 
     def well_ms(self) -> int:
-        """When this runbook last ended with all well (Unix ms; 0 for never): what a log said before that is past."""
-        well = table.c.outcome.in_([Outcome.healthy.value, Outcome.fixed.value])
+        """When this runbook last ended with all well (Unix ms; 0 for never): what a log said before that is past.
+
+        An end that lies ahead is of a clock that was wrong, and hides nothing.
+        """
+        well = table.c.outcome.in_([Outcome.healthy.value, Outcome.fixed.value]) & (table.c.ended_at_ms <= now_ms())
         rule = select(func.max(table.c.ended_at_ms)).where(table.c.runbook == self.runbook, well)
         with self.ledger.read() as connection:
             return connection.execute(rule).scalar() or 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from runbook import settings
 from runbook.errors import BadSetting, LedgerError, NotConfigured, OutsideError
@@ -194,3 +194,17 @@ async def test_a_run_whose_process_is_gone_is_called_crashed_by_the_next() -> No
     with book.read() as connection:
         found = {row.id: row.outcome for row in connection.execute(select(table.c.id, table.c.outcome))}
     assert (found[lost], found[alive], found[other]) == ("crashed", None, None)
+
+
+async def test_an_end_that_a_wrong_clock_wrote_hides_nothing() -> None:
+    ends = []
+    for _ in range(2):
+        async with Run(RUNBOOK, Mode.observe) as run:
+            pass
+        ends.append(run.id)
+    with ledger().write() as connection:
+        ahead = update(table).where(table.c.id == ends[1]).values(ended_at_ms=table.c.ended_at_ms + 3_600_000)
+        connection.execute(ahead)
+        first = select(table.c.ended_at_ms).where(table.c.id == ends[0])
+        expected = connection.execute(first).scalar_one()
+    assert Run(RUNBOOK, Mode.observe).well_ms() == expected
