@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
 
 from runbook.errors import LedgerError
+
+WAIT_SECONDS = 5
+"""How long one waits for another that writes."""
 
 
 def connect(url: str) -> Engine:
@@ -32,18 +37,29 @@ def connect(url: str) -> Engine:
 
 
 def _connect_args(url: str) -> dict[str, int]:
-    return {"connect_timeout": 5} if url.startswith("postgresql") and "connect_timeout" not in url else {}
+    return {"connect_timeout": WAIT_SECONDS} if url.startswith("postgresql") and "connect_timeout" not in url else {}
 
 
 def _postgres_begin(connection: Connection) -> None:
     # Whoever holds a lock may be a stopped machine: waiting for it for ever would be no refusal.
-    connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{WAIT_SECONDS}s'")
 
 
 def _sqlite_settings(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # SQLAlchemy's begin event below decides the kind of transaction
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON"):
+    for pragma in ("synchronous=FULL", f"busy_timeout={WAIT_SECONDS * 1000}", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+    _write_ahead(connection)
+
+
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+
+
+# The first two that ever open a file both want to change how it is kept, and SQLite's own wait does not cover that.
+@retry(retry=retry_if_exception(_is_busy), wait=wait_random(0, 0.05), stop=stop_after_delay(WAIT_SECONDS), reraise=True)
+def _write_ahead(connection: Any) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _sqlite_begin(connection: Connection) -> None:

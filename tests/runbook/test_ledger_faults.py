@@ -135,6 +135,14 @@ async def test_a_locked_ledger_opens_no_run(holder: Ledger, monkeypatch: pytest.
     line(refused.value)
 
 
+def test_a_file_that_another_is_just_making_is_waited_for(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    threading.Timer(0.3, lambda: other.execute("COMMIT")).start()
+    assert Ledger(f"sqlite:///{tmp_path}/ledger.db").open_run(RUNBOOK, "auto")
+    other.close()
+
+
 def test_a_grant_lock_nobody_lets_go(postgres_url: str) -> None:
     book = Ledger(postgres_url)
     with psycopg.connect(postgres_url) as other, at_the_latest(other.close):
