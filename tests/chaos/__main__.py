@@ -144,7 +144,8 @@ def main() -> int:
     if given.write:
         (ROOT / "docs" / "chaos.md").write_text(page(lines, given.points), "utf-8")
     if not given.only_runs:
-        machine = ["-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "tests/chaos/test_gate_machine.py"]
+        both = ["-n", "2", "-rP"]  # a database each, and what they counted
+        machine = ["-m", "pytest", "-q", *both, "-p", "no:cacheprovider", "tests/chaos/test_gate_machine.py"]
         well &= program(machine, RUNBOOK_CHAOS_STEPS=given.steps)
         well &= program(["-m", "tests.chaos.mutations", *(["--write"] if given.write else [])])
     say(f"{'all is well' if well else 'SOMETHING IS WRONG'}, {time.monotonic() - began:.0f} s in all")
