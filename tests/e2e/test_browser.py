@@ -35,11 +35,13 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="no chromium here: install it, or name one in RUNBOOK_CHROMIUM"),
 ]
 NAME = "failed-payments"
+BLANK = "about:blank"
+"""A page that shows a run draws it all the time: none is left open while a run goes on."""
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with Stack(lambda _text: None, tmp_path_factory.mktemp("browser")) as running:
+    with Stack(lambda _text: None, tmp_path_factory.mktemp("browser"), users=2_000, subscriptions=1_000) as running:
         Api(running.prefect.url).pause_schedules()
         yield running
 
@@ -92,6 +94,8 @@ def answer(page: Page, dialog: Locator, decision: str, by: str, reason: str = ""
     for field, text in (("By", by), ("Reason", reason)):
         property_of(dialog, field).locator("textarea").fill(text)
     dialog.get_by_role("button", name="Submit").click()
+    dialog.wait_for(state="hidden")
+    page.goto(BLANK)
 
 
 def open_form(page: Page, api: Api) -> None:
@@ -113,6 +117,7 @@ def by_form(page: Page, api: Api) -> str:
     shot(page, "form")
     page.get_by_role("button", name="Submit").click()
     (run_id,) = until(lambda: every() - before, "the run the form has started")
+    page.goto(BLANK)
     run = ended(api, run_id)
     assert run["state"]["name"] == "Suspended", run["state"]["message"]
     return str(run_id)

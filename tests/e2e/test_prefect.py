@@ -26,7 +26,7 @@ DEPLOYED = ("pool-exhaustion", "failed-payments", "health-sweep")
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with Stack(lambda _text: None, tmp_path_factory.mktemp("stack")) as running:
+    with Stack(lambda _text: None, tmp_path_factory.mktemp("stack"), users=2_000, subscriptions=1_000) as running:
         yield running
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.prefect
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with Stack(lambda _text: None, tmp_path_factory.mktemp("approval")) as running:
+    with Stack(lambda _text: None, tmp_path_factory.mktemp("approval"), users=2_000, subscriptions=1_000) as running:
         Api(running.prefect.url).pause_schedules()
         yield running
 

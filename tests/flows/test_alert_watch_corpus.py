@@ -211,7 +211,8 @@ async def test_a_slow_database_is_seen_as_it_is(database: Postgres) -> None:
     await latency_sample()
     many(database, "SELECT count(*) FROM generate_series(1, 100000)", latency.LEAST_CALLS + 5)
     sample = await latency_sample()
-    assert sample.evidence["mean_ms"] > 2 and sample.points[0].value == pytest.approx(sample.evidence["mean_ms"], 0.1)
+    assert sample.evidence["mean_ms"] > 2
+    assert sample.points[0].value == pytest.approx(max(sample.evidence.values()), abs=0.1)
 
 
 async def test_without_the_extension_the_round_trip_is_what_counts(world: World, server: Postgres) -> None:
