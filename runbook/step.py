@@ -18,6 +18,7 @@ R = TypeVar("R")
 
 READ_TRIES = 3
 """How often a reading is tried in all, when the error says that asking again may help."""
+WAIT = wait_exponential_jitter(multiplier=0.5, max=3)
 
 
 def may_help(error: BaseException) -> bool:
@@ -49,7 +50,7 @@ class Step(Generic[P, R]):
             return await cast("Awaitable[R]", self.task(*args, **kwargs))
         async for attempt in AsyncRetrying(
             stop=stop_after_attempt(self.tries),
-            wait=wait_exponential_jitter(multiplier=0.5, max=3),
+            wait=WAIT,
             retry=retry_if_exception(may_help),
             reraise=True,
         ):

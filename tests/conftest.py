@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+import stripe
+from tenacity import wait_none
+
+from runbook import step
+from tasks import stripe_api
 
 os.environ["RUNBOOK_LICENCE_DAYS"] = "0"
 
@@ -13,6 +18,15 @@ LONG = (
     "test_crash", "test_cli", "test_site_down", "test_backtest_every", "test_init", "test_drill",
 )  # fmt: skip
 """Files that mostly wait for whole stacks, the longest first: begun before all others, which then fill the time."""
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked again is asked again at once: nobody waits for a test."""
+    monkeypatch.setattr(step, "WAIT", wait_none())
+    monkeypatch.setattr(stripe_api, "WAIT", wait_none())
+    monkeypatch.setattr(stripe.HTTPClient, "MAX_DELAY", 0.01)
+    monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0.01)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tenacity import wait_none
 
 from demo.app import App
 from demo.mail_app import Mailer
@@ -19,7 +18,6 @@ from demo.seed import seed
 from demo.sendgrid_server import LISTS, Fault, SendGridServer
 from demo.smtp_server import SmtpServer
 from flows.undelivered_email import undelivered_email
-from runbook import step
 from runbook.ledger import Ledger, ledger
 from runbook.model import Fix, FixState, Report
 from runbook.settings import forget
@@ -134,6 +132,5 @@ def world(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask again at once and give up soon: nobody waits for a test."""
-    monkeypatch.setattr(step, "wait_exponential_jitter", lambda **_bounds: wait_none())
+    """Give up soon: nobody waits for a test."""
     monkeypatch.setattr(sendgrid_api, "TIMEOUT_SECONDS", 0.3)

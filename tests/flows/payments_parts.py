@@ -12,8 +12,6 @@ from typing import Any
 
 import psycopg
 import pytest
-import stripe
-from tenacity import wait_none
 
 from demo import population
 from demo.app import App
@@ -163,10 +161,7 @@ def sick(world: World) -> World:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Ask again at once and give up soon: nobody waits for a test."""
-    monkeypatch.setattr(stripe_api, "WAIT", wait_none())
-    monkeypatch.setattr(stripe.HTTPClient, "MAX_DELAY", 0.01)
-    monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0.01)
+    """Give up soon: nobody waits for a test."""
     monkeypatch.setattr(stripe_api, "TIMEOUT_SECONDS", 0.3)
     stripe_api._client.cache_clear()
     yield

@@ -12,7 +12,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from tenacity import wait_none
 
 from demo.app import App
 from demo.deploy_server import BAD, Vercel
@@ -138,7 +137,6 @@ def world(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setattr(paging, "SLACK_WAIT", 0.0)
     monkeypatch.setattr(site, "PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(stripe_api, "SDK_RETRIES", 0)
-    monkeypatch.setattr(stripe_api, "WAIT", wait_none())
     monkeypatch.setattr(rollback, "STEP_SECONDS", 0.05)
     monkeypatch.setattr(rollback, "PROVE_SECONDS", 2.0)
     postgres, app, vercel, stripe, ai, sentry, pages, pagerduty, slack = parts

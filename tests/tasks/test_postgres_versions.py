@@ -90,7 +90,7 @@ async def test_every_reader_reads(server: Postgres) -> None:
 
 async def test_a_session_that_is_not_signed_in_yet_is_no_trouble_and_is_left_alone(server: Postgres) -> None:
     shown = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND datname IS NULL"
-    slow = server.url() + "?options=-cpost_auth_delay%3D4"
+    slow = server.url() + "?options=-cpost_auth_delay%3D2"
     found: list[int] = []
 
     def starting() -> bool:
