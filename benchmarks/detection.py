@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 import flows
-from demo.stack import BIN, ROOT, Stack
+from demo.prefect_server import BIN, ROOT
+from demo.stack import Stack
 
 BIG_ROWS = 10_000
 MOST_MS, MOST_CONNECTIONS = 100, 2

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
-from demo.stack import free_port, wait_for
+from demo.prefect_server import free_port, wait_for
 from runbook.ledger import Ledger
 from runbook.schema import hook
 

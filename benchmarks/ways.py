@@ -27,7 +27,8 @@ from sqlalchemy import select
 from benchmarks.ingress import send
 from demo import database_faults
 from demo.prefect_api import Api
-from demo.stack import BIN, HOOKS_TOKEN, ROOT, Stack
+from demo.prefect_server import BIN, ROOT
+from demo.stack import HOOKS_TOKEN, Stack
 from runbook.ledger import Ledger
 from runbook.schema import entry, fix
 

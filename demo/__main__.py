@@ -18,9 +18,10 @@ from demo import drill as drilling
 from demo import gameday
 from demo.faults import Broken
 from demo.prefect_api import Api, console, say
+from demo.prefect_server import ROOT
 from demo.score import rates_table, score
 from demo.signals import interrupt
-from demo.stack import ROOT, Stack
+from demo.stack import Stack
 from runbook.ledger import Ledger, now_ms
 from runbook.schema import entry, fix, run
 

@@ -9,7 +9,8 @@ import time
 from typing import Any
 
 from demo.faults import Broken
-from demo.stack import BIN, ROOT, Stack
+from demo.prefect_server import BIN, ROOT
+from demo.stack import Stack
 
 SECONDS = 300
 

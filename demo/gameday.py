@@ -25,8 +25,9 @@ from rich.table import Table
 from demo.gameday_faults import EXERCISES, SPARE_KEY, Exercise
 from demo.paging_servers import PagerDuty, Slack
 from demo.prefect_api import Api
+from demo.prefect_server import ROOT
 from demo.scene import Scene
-from demo.stack import HOOKS_TOKEN, ROOT, Say, Stack
+from demo.stack import HOOKS_TOKEN, Say, Stack
 from deployments import drilling
 from runbook import incidents, licence, outbox, postmortem, story
 from runbook.burst import Incident

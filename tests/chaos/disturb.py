@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from starlette.responses import Response
 
 from demo.database_faults import wait_until
+from demo.prefect_server import Prefect
 from demo.serving import Served
-from demo.stack import Prefect
 from demo.stripe_delivery import Hangup
 from tests.chaos import child
 from tests.chaos.boundaries import FULL, READ_ONLY, STOP, Point

@@ -17,8 +17,9 @@ import pytest
 from rich.console import Console
 
 from demo.faults import Broken
+from demo.prefect_server import BIN, ROOT
 from demo.score import Rate, rates_table, score, total
-from demo.stack import BIN, ROOT, Stack
+from demo.stack import Stack
 
 PAGE = ROOT / "docs" / "corpus.md"
 SECONDS = 600

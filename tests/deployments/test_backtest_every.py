@@ -16,7 +16,8 @@ from sqlalchemy import select
 
 import flows
 from demo.faults import Broken
-from demo.stack import BIN, ROOT, Stack
+from demo.prefect_server import BIN, ROOT
+from demo.stack import Stack
 from deployments.backtest import backtest
 from runbook import settings
 from runbook.errors import BadSetting

@@ -15,8 +15,8 @@ import pytest
 
 from demo import database_faults, population
 from demo.postgres import Postgres
+from demo.prefect_server import BIN, ROOT
 from demo.seed import seed
-from demo.stack import BIN, ROOT
 from demo.stripe_server import StripeServer
 from deployments import ledger_view
 from runbook.ledger import Ledger

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from demo.paging_servers import PagerDuty
-from demo.stack import BIN, ROOT
+from demo.prefect_server import BIN, ROOT
 from deployments import completing
 from deployments.cli import main
 from runbook import incidents, outbox, settings

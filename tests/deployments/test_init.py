@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from demo.postgres import Postgres
-from demo.stack import BIN, ROOT
+from demo.prefect_server import BIN, ROOT
 from deployments.role import role_sql
 from runbook.settings import Settings, Tables
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from demo.paging_servers import PagerDuty
-from demo.stack import BIN, ROOT
+from demo.prefect_server import BIN, ROOT
 from runbook.settings import Settings
 from tests.alert_parts import away_from_the_minute, minute, write_json
 

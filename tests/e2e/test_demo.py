@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.stack import ROOT
+from demo.prefect_server import ROOT
 
 pytestmark = pytest.mark.prefect
 

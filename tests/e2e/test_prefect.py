@@ -17,7 +17,8 @@ import pytest
 import flows
 from demo import database_faults, stripe_faults
 from demo.prefect_api import Api
-from demo.stack import BIN, ROOT, Stack
+from demo.prefect_server import BIN, ROOT
+from demo.stack import Stack
 from runbook.ledger import Ledger
 
 pytestmark = pytest.mark.prefect

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select, update
 
 from demo.openai_server import OWN, SPARE, OpenAIServer
-from demo.stack import ROOT
+from demo.prefect_server import ROOT
 from deployments.undoing import undo
 from runbook import memory
 from runbook.model import Fix, FixState, Mode, Outcome

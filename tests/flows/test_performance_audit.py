@@ -14,8 +14,8 @@ import pytest
 from demo.app import App
 from demo.app_assets import Assets
 from demo.postgres import Postgres
+from demo.prefect_server import BIN
 from demo.seed import seed
-from demo.stack import BIN
 from flows.performance_audit import audit, performance_audit
 from runbook.model import Outcome
 from runbook.settings import Settings, forget

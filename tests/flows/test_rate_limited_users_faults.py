@@ -13,7 +13,7 @@ from sqlalchemy import select
 from starlette.responses import JSONResponse, Response
 
 from demo.limits_faults import HOUR_OFFICE, OFFICE, reach_limit, sign_in
-from demo.stack import ROOT
+from demo.prefect_server import ROOT
 from runbook.ledger import ledger
 from runbook.model import Fix, FixState, Mode, Outcome, Risk
 from runbook.permit import Permit

@@ -22,7 +22,8 @@ from psycopg import sql
 
 from demo.faults import Broken
 from demo.prefect_api import Api
-from demo.stack import BIN, ROOT, Stack, wait_for
+from demo.prefect_server import BIN, ROOT, wait_for
+from demo.stack import Stack
 from runbook.settings import Settings
 from tests.security.planting import HOOK, SETTINGS, Canaries, Hostile, Planted, known, plant
 

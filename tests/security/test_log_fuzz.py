@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
 
-from demo.stack import ROOT
+from demo.prefect_server import ROOT
 from runbook.memory import LogEvent
 from tasks.log_forms import from_audit, from_json, from_text, moment, starts_block
 from tasks.log_scan import LONGEST, Scan

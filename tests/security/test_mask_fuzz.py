@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
 
-from demo.stack import ROOT
+from demo.prefect_server import ROOT
 from runbook import settings
 from runbook.mask import mask
 
