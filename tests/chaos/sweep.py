@@ -20,7 +20,7 @@ TURNS = ("act", "intent", "outcome", "act", "proof", "gate", "act", "close", "fi
 """Whose turn it is to get one point more."""
 DAY = 25 * 3600
 UNDISTURBED = Point("", "", "")
-NEXT_RUNS = 2
+NEXT_RUNS = 3
 """How many runs after the crash a fault may need: one may find it too early to act again."""
 
 
