@@ -21,7 +21,7 @@ from demo.prefect_api import Api
 from demo.stack import Stack
 from runbook.ledger import Ledger
 from runbook.schema import entry
-from tests.e2e.test_prefect import ended, resumed, until
+from tests.e2e.test_prefect import ended, question, resumed, until
 
 CHROMIUM = os.environ.get("RUNBOOK_CHROMIUM") or shutil.which("chromium") or ""
 SHOTS = os.environ.get("RUNBOOK_SCREENSHOTS", "")
@@ -120,6 +120,7 @@ def by_form(page: Page, api: Api) -> str:
     page.goto(BLANK)
     run = ended(api, run_id)
     assert run["state"]["name"] == "Suspended", run["state"]["message"]
+    question(api, run)
     return str(run_id)
 
 

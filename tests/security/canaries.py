@@ -187,7 +187,7 @@ def search_prefect(canaries: Canaries, stack: Stack) -> None:
 def hunt(statuses: tuple[int, ...] = (400, 401, 403, 500, 200), *, prefect: bool = False) -> Canaries:
     """Plant, run everything, search everything."""
     canaries = Canaries()
-    with known(canaries), Planted(canaries, prefect=prefect, users=2_000, subscriptions=1_000) as stack:
+    with known(canaries), Planted(canaries, prefect=prefect, users=10_000, subscriptions=5_000) as stack:
         if prefect:
             Api(stack.prefect.url).pause_schedules()
         held = plant(stack, canaries)
