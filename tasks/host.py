@@ -59,8 +59,9 @@ async def read_memory() -> Memory:
 
 def _memory(named: Path | None, root: Path) -> Memory:
     try:
-        over = cgroup.groups(cgroup.of(Path("/proc/self")) if named is None else f"/{named.relative_to(root)}", root)
-        if named is not None and not over:
+        path = cgroup.of(Path("/proc/self")) if named is None else f"/{named.relative_to(root)}"
+        over = cgroup.groups(path, root)
+        if named is not None and path not in {one.path for one in over}:  # its parents' bounds are not its own
             raise OutsideError("RUNBOOK_CGROUP", f"{named} is no cgroup v2 folder", "correct RUNBOOK_CGROUP")
         bounds = [Memory(where=f"{root}{one.path}", used=one.used, of=one.limit) for one in over if one.limit]
         return max(bounds, key=lambda one: one.share) if bounds else machine()

@@ -266,6 +266,13 @@ async def test_no_cgroup_of_that_name_is_unknown(world: World) -> None:
     assert rows["memory"].state is State.unknown and "RUNBOOK_CGROUP" in rows["memory"].said
 
 
+async def test_a_cgroup_that_cannot_be_read_is_not_judged_by_its_parent(world: World) -> None:
+    inner = world.cgroup(500, 10, "1000") / "gone"
+    world.set(RUNBOOK_CGROUP=str(inner))
+    rows = await world.watch()
+    assert rows["memory"].state is State.unknown and "RUNBOOK_CGROUP" in rows["memory"].said
+
+
 async def test_an_app_that_does_not_answer_is_slow_not_unseen(world: World) -> None:
     world.set(APP_URL="http://127.0.0.1:9")
     assert (await world.watch())["api-p95"].state is State.pending
