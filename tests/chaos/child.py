@@ -1,4 +1,7 @@
-"""One run in a process of its own, which may be ended at a boundary; forked, so that it starts at once."""
+"""One run in a process of its own, which may be ended at a boundary; forked, so that it starts at once.
+
+Under Prefect it is started anew instead: Prefect reads its settings once, when it is imported.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import asyncio
 import json
 import multiprocessing
 import os
-from collections.abc import Mapping
-from multiprocessing.context import ForkServerProcess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +22,8 @@ import flows
 from runbook import settings
 from tests.chaos.boundaries import KILL, Point, turn_clock, watch
 
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["tests.chaos.child"])
+forked, anew = multiprocessing.get_context("forkserver"), multiprocessing.get_context("spawn")
+forked.set_forkserver_preload(["tests.chaos.child"])
 SECONDS = 150
 """Only ends a run that would never end."""
 
@@ -54,15 +58,33 @@ class Life(NamedTuple):
     under_prefect: bool = False
 
 
-def start(runbook: str, env: Mapping[str, str], folder: Path, life: Life) -> ForkServerProcess:
+def start(runbook: str, env: Mapping[str, str], folder: Path, life: Life) -> BaseProcess:
     """A run in a process of its own; ``result`` waits for it."""
     folder.mkdir()
-    one = context.Process(target=_live, args=(runbook, dict(env), str(folder), life))
-    one.start()
+    process = anew.Process if life.under_prefect else forked.Process
+    one = process(target=_live, args=(runbook, dict(env), str(folder), life))
+    with _environment(env if life.under_prefect else dict(os.environ)):
+        one.start()
     return one
 
 
-def result(one: ForkServerProcess, folder: Path) -> Ended:
+@contextmanager
+def _environment(env: Mapping[str, str]) -> Iterator[None]:
+    """This process has ``env`` while the block lasts: a process started anew gets what its parent has."""
+    own = dict(os.environ)
+    _become(env)
+    try:
+        yield
+    finally:
+        _become(own)
+
+
+def _become(env: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+
+
+def result(one: BaseProcess, folder: Path) -> Ended:
     """How it ended."""
     one.join(SECONDS)
     if one.is_alive():
@@ -75,11 +97,9 @@ def result(one: ForkServerProcess, folder: Path) -> Ended:
 
 
 def _live(runbook: str, env: dict[str, str], folder: str, life: Life) -> None:
-    os.environ.clear()
-    os.environ.update(env)
+    _become(env)
     settings.forget()
-    if not os.environ.get("RUNBOOK_DEBUG"):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what it says when it dies belongs to nobody
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what it says when it dies belongs to nobody
     flow, module = flows.runbook(runbook), flows.module(runbook)
     given = {"mode": life.mode, **settings.profile().parameters.get(runbook, {}), **QUICK.get(runbook, {})}
     given |= {"hold_seconds": 0} if "hold_seconds" in flow.parameters.properties else {}
@@ -87,5 +107,9 @@ def _live(runbook: str, env: dict[str, str], folder: str, life: Life) -> None:
         turn_clock(life.ahead_seconds)
     said = Path(folder) / "report.json"
     watch(Path(folder) / "trace", life.at, life.deed, module.HANDS)
-    report = asyncio.run(flow(**given) if life.under_prefect else flow.fn(**given))
-    said.write_text(report.model_dump_json())
+    try:
+        report = asyncio.run(flow(**given) if life.under_prefect else flow.fn(**given))
+        said.write_text(report.model_dump_json())
+    finally:
+        if life.under_prefect:  # or it waits, for minutes, to tell a server that is gone what its tasks did
+            os._exit(0 if said.exists() else 1)

@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,7 +83,7 @@ def disturb(case: Case) -> Verdict:
 
 
 @contextmanager
-def stopped(here: World, life: Life) -> Iterator[ForkServerProcess]:
+def stopped(here: World, life: Life) -> Iterator[BaseProcess]:
     """A run that stands still at its point while the block lasts, and goes on to its end after it."""
     folder = here.folder()
     one = child.start(here.runbook, here.env, folder, life._replace(deed=STOP))
@@ -169,13 +169,15 @@ def _without_prefect(here: World, case: Case) -> Iterator[str]:
     here.more = api | {"PREFECT_CLIENT_MAX_RETRIES": "0"}
     try:
         if case.point == UNDISTURBED:
-            here.run(Life(under_prefect=True))
+            if here.run(Life(under_prefect=True)).code == 0:
+                yield "it found a Prefect"
             return
         prefect.start_server()
         with stopped(here, Life(at=case.point, under_prefect=True)) as one:
             if not one.is_alive():
                 yield "never reached"
             prefect.stop()
+        yield from (f"not mended without Prefect: {name}" for name in here.not_mended())
     finally:
         prefect.stop()
         here.more = {}
