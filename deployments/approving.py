@@ -115,7 +115,12 @@ async def _question(client: PrefectClient, run: FlowRun) -> Question | None:
     keys = run.state.state_details.run_input_keyset if run.state else None
     if not keys or "description" not in keys:
         return None
-    text, schema = [await _input(client, run.id, keys[key]) for key in ("description", "schema")]
+    try:
+        text, schema = [await _input(client, run.id, keys[key]) for key in ("description", "schema")]
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == httpx.codes.NOT_FOUND:
+            return None  # Prefect stores the question after the state: a moment later, or never where its process died
+        raise
     defaults = {key: field.get("default") for key, field in schema.get("properties", {}).items()}
     if "plan" not in defaults:
         return None  # another flow's form

@@ -71,11 +71,14 @@ async def ask(run: Run, plan: Sequence[Fix]) -> Approval:
 
 
 async def _ask_in_prefect(run: Run, plan: Sequence[Fix], flow_run: str) -> Approval:
+    unattended = _unattended()
+    if unattended and not run.goes_on and (why := questions.why_not_ask(run.ledger, run.runbook, plan)):
+        return Approval(refusal=why)
     identity, seconds = plan_hash(plan), settings().runbook_approval_seconds
     form = ApprovalForm.with_initial_data(
         description=as_markdown(run, plan), approved=[_row(fix) for fix in plan], plan=identity
     )
-    run.asks = questions.Question(flow_run, identity, now_ms() + seconds * 1000)
+    run.asks = questions.Question(flow_run, identity, now_ms() + seconds * 1000, unattended)
     # The key is the plan: after a resume a plan that has drifted is a new question, the same one is an answer, once.
     said = await suspend_flow_run(  # type: ignore[misc]  # dispatched: a coroutine inside a running loop
         wait_for_input=form, timeout=seconds, key=questions.key(run.ledger, run.id, identity)
@@ -84,6 +87,14 @@ async def _ask_in_prefect(run: Run, plan: Sequence[Fix], flow_run: str) -> Appro
     if questions.is_expired(run.ledger, flow_run, identity):
         return Approval(by=said.by, reason=said.reason, refusal=questions.EXPIRED)
     return understood(said, plan)
+
+
+def _unattended() -> bool:
+    """True for a run that a schedule or an event has made, in which nobody waits to be asked."""
+    context = FlowRunContext.get()
+    one = context.flow_run if context is not None else None
+    automatic = one is not None and one.created_by is not None and one.created_by.type == "AUTOMATION"
+    return one is not None and (automatic or bool(one.auto_scheduled))
 
 
 def understood(said: ApprovalForm, plan: Sequence[Fix]) -> Approval:
@@ -106,9 +117,11 @@ def _ask_in_terminal(run: Run, plan: Sequence[Fix]) -> Approval:
         file=sys.stderr,
         flush=True,
     )
-    by = getpass.getuser()
+    by, until_ms = getpass.getuser(), now_ms() + settings().runbook_approval_seconds * 1000
     if sys.stdin.readline().strip().lower() != "yes":
         return Approval(by=by, refusal=f"refused by {by}")
+    if now_ms() > until_ms:
+        return Approval(by=by, refusal=questions.EXPIRED)
     return Approval({fix.key for fix in plan}, by, "typed yes in a terminal")
 
 

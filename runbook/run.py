@@ -58,6 +58,7 @@ class Run:
         self.id = ""
         self.report: Report | None = None
         self.asks: questions.Question | None = None
+        self.goes_on = False  # it was asked before, and has its answer
         if self.mode is not asked:
             self.notices.append(f"mode {asked} lowered to {self.mode}: RUNBOOK_MODE is the ceiling")
 
@@ -68,9 +69,12 @@ class Run:
             self.notices.append(f"mode auto lowered to approve: {found.why}. Next: {step}")
         context = FlowRunContext.get()
         flow_run = str(context.flow_run.id) if context is not None and context.flow_run is not None else ""
-        self.id = questions.go_on(self.ledger, flow_run, self.mode) or self.ledger.open_run(self.runbook, self.mode)
+        known = questions.go_on(self.ledger, flow_run, self.mode)
+        self.id, self.goes_on = known or self.ledger.open_run(self.runbook, self.mode), known is not None
         for text in questions.expire(self.ledger):
             self.notice(text)
+        if context is not None:
+            await questions.begin_again(self.ledger)
         self._close_dead()
         return self
 
@@ -132,7 +136,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> bool:
         if isinstance(error, Pause) and self.asks is not None:
-            questions.asked(self.ledger, self.id, self.asks)
+            questions.asked(self.ledger, self.id, self.runbook, self.asks)
             return False
         if error is not None and not isinstance(error, RunbookError):
             self.ledger.close_run(self.id, "crashed", {"error": kind.__name__ if kind else ""})

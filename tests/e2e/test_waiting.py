@@ -7,7 +7,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -15,10 +17,12 @@ from sqlalchemy import select, update
 
 from demo.prefect_api import Api
 from demo.stack import Stack
+from runbook import outbox
 from runbook.ledger import Ledger
+from runbook.model import Fix
 from runbook.questions import EXPIRED
 from runbook.schema import entry, run
-from tests.e2e.test_prefect import command, resumed, suspended, until
+from tests.e2e.test_prefect import command, ended, resumed, suspended, until
 
 pytestmark = pytest.mark.prefect
 
@@ -50,6 +54,10 @@ def open_invoice(stack: Stack, name: str, number: int) -> str:
     return str(stack.stripe.store.add_invoice(name, number, "insufficient_funds")["id"])
 
 
+def fixes(book: Ledger) -> list[Fix]:
+    return book.fixes(runs(book)[-1]["id"])
+
+
 def runs(book: Ledger) -> list[Any]:
     with book.read() as connection:
         rule = select(run.c.id, run.c.outcome, run.c.report).where(run.c.runbook == "failed-payments")
@@ -79,6 +87,68 @@ def test_after_a_drift_it_is_asked_anew_by_whichever_worker_is_there(stack: Stac
     assert stack.stripe.store.pays == {first: 1, second: 1}
     (only,) = runs(book)
     assert only["outcome"] == "fixed"
+
+
+def slot(api: Api, change: str) -> None:
+    """Take (``increment``) or give back (``decrement``) the one slot of failed-payments, as a run of it does."""
+    limit = api.call("GET", "/deployments/name/failed-payments/failed-payments")["global_concurrency_limit"]
+    api.call("POST", f"/v2/concurrency_limits/{change}", {"names": [limit["name"]], "slots": 1})
+
+
+def test_an_answer_survives_that_another_run_is_under_way(stack: Stack, api: Api, book: Ledger) -> None:
+    bill = open_invoice(stack, "busy", 23)
+    waiting = suspended(api, stack)
+    slot(api, "increment")
+    assert command(stack, "approve", waiting["id"])[0] == 0
+
+    def state() -> str:
+        return str(api.call("GET", f"/flow_runs/{waiting['id']}")["state"]["name"])
+
+    until(lambda: state() == "Cancelled", "the answered run cancelled for want of a slot")
+    slot(api, "decrement")
+    other = ended(api, api.start("full-disk", mode="observe"))
+    assert other["state"]["type"] == "COMPLETED"
+    until(lambda: state() not in {"Cancelled", "Scheduled", "Late"}, "the answered run begun again")
+    last = resumed(api, waiting["id"])
+    assert last["name"] == "Fixed", last["message"]
+    assert stack.stripe.store.pays[bill] == 1
+    assert runs(book)[-1]["outcome"] == "fixed"
+
+
+def wanted(api: Api) -> dict[str, Any]:
+    """The run an event starts, once it has ended or waits."""
+    deployment = api.call("GET", "/deployments/name/failed-payments/failed-payments")["id"]
+    mine = {"deployments": {"id": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_DESC"}
+    before = {one["id"] for one in api.call("POST", "/flow_runs/filter", mine)}
+    event = {
+        "id": str(uuid.uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": "runbook.wanted",
+        "resource": {"prefect.resource.id": "runbook.failed-payments"},
+    }
+    api.call("POST", "/events", [event])
+    (run,) = until(lambda: [r for r in api.call("POST", "/flow_runs/filter", mine) if r["id"] not in before], "its run")
+    return ended(api, run["id"])
+
+
+def test_a_person_is_asked_once_and_told(stack: Stack, api: Api, book: Ledger) -> None:
+    bill = open_invoice(stack, "once", 24)
+    kill(stack.worker)
+    stack.prefect.env["RUNBOOK_MODE"] = "approve"
+    stack.worker = stack.prefect.start_worker("asking")
+    first = wanted(api)
+    assert first["state"]["name"] == "Suspended", first["state"]["message"]
+    (page,) = [one for one in outbox.pages(book) if one.key == "failed-payments:approval" and one.state == "open"]
+    assert "waits for a person's yes" in page.title
+    again = wanted(api)
+    assert (again["state"]["name"], "already waits" in fixes(book)[-1].why) == ("Refused", True)
+    assert command(stack, "refuse", first["id"], "--reason", "she called")[0] == 0
+    assert resumed(api, first["id"])["name"] == "Refused"
+    after = wanted(api)
+    assert (after["state"]["name"], "declined it" in fixes(book)[-1].why) == ("Refused", True)
+    assert bill not in stack.stripe.store.tries
+    assert not [one for one in outbox.pages(book) if one.key == "failed-payments:approval" and one.state == "open"]
+    stack.stripe.store.invoices[bill]["status"] = "void"
 
 
 def test_unanswered_it_is_a_refusal_that_the_next_run_writes(stack: Stack, api: Api, book: Ledger) -> None:

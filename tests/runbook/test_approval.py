@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import getpass
+import io
 import os
 import pty
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,10 +16,11 @@ from typing import Literal
 import pytest
 from sqlalchemy import select
 
-from runbook import settings
+from runbook import gate, settings
 from runbook.approval import ApprovalForm, as_markdown, understood
 from runbook.ledger import ledger
 from runbook.model import Finding, Fix, Mode, Risk, plan_hash
+from runbook.questions import EXPIRED
 from runbook.run import Run
 from runbook.schema import entry
 from tests.runbook.parts import RUNBOOK, rows
@@ -27,6 +30,7 @@ ASK = """
 import asyncio, sys
 from runbook import gate
 from runbook.model import Mode, Risk
+from runbook.questions import EXPIRED
 from runbook.run import Run
 from tests.runbook.parts import FINDING, RUNBOOK, rows
 
@@ -75,6 +79,27 @@ def test_a_person_in_a_terminal_decides(answer: str, granted: int) -> None:
         (row,) = connection.execute(select(entry).where(entry.c.kind == "approval")).mappings()
     assert (row["body"]["by"], len(row["body"]["approved"])) == (me, granted)
     assert row["body"]["plan_hash"] == plan_hash(rows(5))
+
+
+class Late(io.StringIO):
+    """A person at a terminal who says yes after the question is over."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def readline(self, _size: int | None = -1) -> str:  # type: ignore[override]
+        now = time.time_ns
+        time.time_ns = lambda: now() + settings.settings().runbook_approval_seconds * 1_000_000_000 + 1_000_000
+        return "yes\n"
+
+
+async def test_a_yes_that_comes_late_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time_ns", time.time_ns)
+    monkeypatch.setattr("sys.stdin", Late())
+    async with Run(RUNBOOK, Mode.approve) as run:
+        permit = await gate.ask(run, rows(2, Risk.person))
+    assert not permit.fixes
+    assert [fix.why for fix in run.result().fixes] == [EXPIRED] * 2
 
 
 async def test_what_a_person_is_shown_is_whole_and_masked(monkeypatch: pytest.MonkeyPatch) -> None:
