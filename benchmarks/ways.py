@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import statistics
 import subprocess
 import tempfile
@@ -60,8 +61,8 @@ def wait(true: Callable[[], object], seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def tries(stack: Stack, count: int) -> list[float]:
-    """Seconds from webhook to proof, for each try."""
+def tries(stack: Stack, count: int, asks_every: float = 0) -> list[float]:
+    """Seconds from webhook to proof, for each try, at any moment between two questions of a worker."""
     api, book, took = Api(stack.prefect.url), Ledger(stack.env()["RUNBOOK_LEDGER_URL"]), list[float]()
 
     def idle() -> bool:
@@ -71,7 +72,7 @@ def tries(stack: Stack, count: int) -> list[float]:
     for _ in range(count):
         writer = database_faults.idle_writers(stack.postgres, 1)
         blocked = database_faults.blocked_app(stack.postgres, 1, 1)
-        time.sleep(WAIT_SECONDS + 0.3)
+        time.sleep(WAIT_SECONDS + 0.3 + random.uniform(0, asks_every))
         target, began_ms = f"session {writer.known[0][0]}", time.time() * 1000
         post(stack)
         wait(lambda target=target: proven_at_ms(book, target))  # type: ignore[misc]
@@ -176,10 +177,10 @@ def main() -> None:
         line("a run with nothing to do, responder", warm(stack, count), "(goal 0.15)")
         stack.responder.terminate()
         stack.responder.wait(30)
-        hasty = tries(stack, count)
+        hasty = tries(stack, count, asks_every=1)
         line("webhook to proof, worker that asks every second", hasty)
         restart_stock_worker(stack)
-        stock = tries(stack, count)
+        stock = tries(stack, count, asks_every=10)
         line("webhook to proof, stock trigger and worker", stock)
         line("runbook run, cold", cold(stack, count), "(goal 3)")
         times, beside = (statistics.median(way) / statistics.median(fast) for way in (stock, hasty))
