@@ -171,18 +171,21 @@ class Ledger:
     ) -> bool:
         """Move one fix from one of ``old`` to ``new`` and append why; False when it was not there any more.
 
-        ``fresh`` also demands that its grant has not expired. Exactly one caller ever sees True for one move.
+        ``fresh`` also demands that its grant has not expired and the red button is out. Exactly one caller ever sees
+        True for one move.
         """
-        moment = now_ms()
-        rule = update(fix).where(fix.c.id == fix_id, fix.c.state.in_([state.value for state in old]))
-        if fresh:
-            rule = rule.where(fix.c.granted_until_ms > moment)
-        values: dict[str, Any] = {"state": new.value}
-        if new is FixState.intended:
-            values |= {"intended_at_ms": moment, "owner": this_process()}
-        elif new is FixState.refused:
-            values |= {"why": str(mask(body.get("why", "")))}
         with self.write() as connection:
+            moment = now_ms()  # read under the lock, like the button: another may have written for seconds before
+            rule = update(fix).where(fix.c.id == fix_id, fix.c.state.in_([state.value for state in old]))
+            values: dict[str, Any] = {"state": new.value}
+            if fresh:
+                rule = rule.where(fix.c.granted_until_ms > moment)
+            if new is FixState.intended:
+                values |= {"intended_at_ms": moment, "owner": this_process()}
+            elif new is FixState.refused:
+                values |= {"why": str(mask(body.get("why", "")))}
+            if fresh and self.stopped(connection) is not None:
+                return False
             if connection.execute(rule.values(**values)).rowcount != 1:
                 return False
             self.note(connection, new.value, body, fix_id=fix_id)

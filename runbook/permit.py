@@ -51,16 +51,19 @@ class Permit:
         """
         if self._keys.get(fix.id) != fix.key:
             raise NotPermitted(f"fix {fix.id or fix.action}", "no permit for it", "ask the gate")
-        with self.ledger.read() as connection:
-            reason = self.ledger.stopped(connection)
-        if reason is not None:
-            self.refuse(fix, f"the red button is pressed: {reason}")
-            raise NotPermitted(f"fix {fix.id}", "the red button is pressed", "runbook start")
         if not self.ledger.move(fix.id, [FixState.granted], FixState.intended, {}, fresh=True):
-            raise NotPermitted(f"fix {fix.id}", "its grant is used up or expired", "run the runbook again")
+            raise self._why_not(fix)
         attempt = Attempt()
         yield attempt
         self.ledger.move(fix.id, [FixState.intended], attempt.state, mask(attempt.body))
+
+    def _why_not(self, fix: Fix) -> NotPermitted:
+        with self.ledger.read() as connection:
+            reason = self.ledger.stopped(connection)
+        if reason is None:
+            return NotPermitted(f"fix {fix.id}", "its grant is used up or expired", "run the runbook again")
+        self.refuse(fix, f"the red button is pressed: {reason}")
+        return NotPermitted(f"fix {fix.id}", "the red button is pressed", "runbook start")
 
     def refuse(self, fix: Fix, why: str) -> None:
         """Give a grant back untried."""

@@ -38,7 +38,8 @@ class Mutation(NamedTuple):
 
 MUTATIONS = (
     Mutation("red button at the gate", "runbook/policy.py", "if facts.stopped is not None:", "if False:"),
-    Mutation("red button at the hand", "runbook/permit.py", "if reason is not None:", "if False:"),
+    Mutation("red button at the hand", "runbook/ledger.py", "if fresh and self.stopped(connection) is not None:",
+             "if False:"),
     Mutation("mode observe", "runbook/policy.py", "if facts.mode is Mode.observe:", "if False:"),
     Mutation("mode's ceiling", "runbook/model.py", "min(order.index(self), order.index(ceiling))", "order.index(self)"),
     Mutation("breaker on failures", "runbook/policy.py", "len(recent) >= caps.failures_15min", "False"),
