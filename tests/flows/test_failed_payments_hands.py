@@ -138,7 +138,9 @@ async def test_a_charge_whose_answer_was_lost_is_looked_up_and_not_repeated(worl
 
 DIES = """
 import asyncio, os, signal, sys
+from deployments.undoing import undo
 from flows.failed_payments import failed_payments
+from runbook.ledger import ledger
 from runbook.permit import Attempt
 from tasks import payments, subscriptions
 
@@ -150,13 +152,15 @@ match sys.argv[1]:
         Attempt.did = lambda *_args, **_more: os.kill(os.getpid(), signal.SIGKILL)
     case "before":
         subscriptions.status_at_stripe = payments.ask = die
+if len(sys.argv) == 3:
+    asyncio.run(undo(ledger(), sys.argv[2]))
 asyncio.run(failed_payments.fn(hold_seconds=0, money_cap_cents=10_000))
 """
 
 
-def kill(world: World, when: str) -> None:
+def kill(world: World, when: str, *undone: str) -> None:
     said = subprocess.run(
-        [sys.executable, "-c", DIES, when],
+        [sys.executable, "-c", DIES, when, *undone],
         env={**os.environ, **env(world), "PYTHONPATH": str(ROOT)},
         cwd=world.folder,
         capture_output=True,
@@ -177,6 +181,18 @@ async def test_a_copy_cut_short_is_settled_by_looking(world: World, when: str) -
     assert any(text.startswith("settled") for text in report.notices)
     assert world.status(23) == "past_due"
     assert of(report, "copy_status") == [] if when == "after" else settled(report, "copy_status") == {PROVEN: 1}
+
+
+async def test_an_undo_cut_short_is_settled_and_not_undone_in_turn(world: World) -> None:
+    world.stripe.store.set_status(23, "past_due")
+    (fix,) = of(await world.run(), "copy_status")
+    kill(world, "after", fix.id)
+    assert (world.status(23), world.ledger.state(fix.id)) == ("active", PROVEN)
+    report = await world.run()
+    assert any("restore_status" in text and "proven" in text for text in report.notices)
+    assert world.ledger.state(fix.id) is FixState.undone
+    assert world.status(23) == "active", "the next run did again what a person took back"
+    assert "a person undid an act on it" in of(report, "copy_status")[0].why
 
 
 @pytest.mark.parametrize(("when", "charges"), [("after", 1), ("before", 0)])

@@ -49,7 +49,17 @@ def test_an_attempt_that_breaks_stays_intended(book: Ledger) -> None:
     with pytest.raises(ZeroDivisionError), Permit(book, [one]).attempt(one):
         _ = 1 / 0
     assert book.state(one.id) is FixState.intended
+    assert told(book, one.id)[-1] == ("interrupted", {"error": "ZeroDivisionError"})
     refused(Permit(book, [one]), one)
+
+
+def test_an_outcome_that_comes_after_another_run_settled_the_fix_is_noted(book: Ledger) -> None:
+    one = grant(book, a_fix())
+    with Permit(book, [one]).attempt(one) as attempt:
+        book.move(one.id, [FixState.intended], FixState.failed, {"seen": "old"})
+        attempt.did(rows=1)
+    assert book.state(one.id) is FixState.failed
+    assert told(book, one.id)[-1] == ("late", {"outcome": "applied", "rows": 1})
 
 
 def refused(permit: Permit, one: Fix) -> str:
