@@ -94,7 +94,9 @@ def chosen(rows: Sequence[str], only: Sequence[str]) -> list[str]:
     for word in only:
         if not any(word in named for named in parts.values()):
             choices = "; ".join(" | ".join(named) for named in parts.values())
-            raise BadSetting(f"--only {word}", "is no whole target, action or key of a fix that waits", f"one of: {choices}")
+            raise BadSetting(
+                f"--only {word}", "is no whole target, action or key of a fix that waits", f"one of: {choices}"
+            )
     return [row for row, named in parts.items() if not only or any(word in named for word in only)]
 
 

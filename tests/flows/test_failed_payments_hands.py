@@ -6,18 +6,24 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from demo import population, stripe_faults
 from flows.failed_payments import HANDS, NAME
 from runbook import gate
 from runbook.model import Fix, FixState, Mode, Outcome, Risk, Share
 from runbook.run import Run
+from runbook.schema import fix as table
 from runbook.settings import forget
+from tasks import payments
 from tests.flows import payments_parts as parts
 from tests.flows.payments_parts import PAY, PROVEN, SMALL, World, env, of, settled
+from tests.runbook.parts import a_fix, grant
 
 ROOT = Path(__file__).resolve().parents[2]
 seeded, world = parts.seeded, parts.world  # fixtures
@@ -132,6 +138,54 @@ async def test_a_charge_whose_answer_was_lost_is_looked_up_and_not_repeated(worl
     report = await world.run(money_cap_cents=10_000)
     assert settled(report, "retry_payment") == {PROVEN: 1} and report.outcome is Outcome.fixed
     assert world.stripe.store.tries == {bill: 1}
+
+
+def end_subscription(world: World, _bill: str) -> None:
+    world.stripe.store.set_status(4, "canceled")
+
+
+def decline_for_good(world: World, _bill: str) -> None:
+    world.stripe.store.intents["pi_retryable"]["last_payment_error"]["decline_code"] = "stolen_card"
+
+
+def stripe_tries_soon(world: World, bill: str) -> None:
+    world.stripe.store.invoices[bill]["next_payment_attempt"] = int(time.time()) + 600
+
+
+def stripe_tried(world: World, bill: str) -> None:
+    world.stripe.store.invoices[bill]["attempt_count"] += 1
+
+
+def another_run_tried(world: World, bill: str) -> None:
+    one = grant(world.ledger, a_fix("another", action="retry_payment"))
+    world.ledger.move(one.id, [FixState.granted], FixState.intended, {})
+    world.ledger.move(one.id, [FixState.intended], FixState.failed, {})
+    with world.ledger.write() as connection:
+        connection.execute(update(table).where(table.c.id == one.id).values(target=f"Invoice/{bill}"))
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "why"),
+    [
+        (end_subscription, "its subscription is canceled"),
+        (decline_for_good, "hard decline: stolen_card"),
+        (stripe_tries_soon, "Stripe tries it again by itself soon"),
+        (stripe_tried, "it is open with attempts 2 by now"),
+        (another_run_tried, "it was tried within a day"),
+    ],
+)
+async def test_what_may_not_be_charged_any_more_when_the_yes_comes_is_not(
+    world: World, meanwhile: Callable[[World, str], None], why: str
+) -> None:
+    bill = stripe_faults.retryable_invoice(world.stripe.store)
+    async with Run(NAME, Mode.auto, pages=False) as run:
+        plan = payments.plan_invoices(await payments.read_invoices(), 0)
+        permit = await gate.ask(run, plan, by_hand=True)
+        meanwhile(world, bill)
+        await permit.apply(HANDS)
+    assert run.report is not None
+    assert [(fix.state, fix.why) for fix in run.report.fixes] == [(FixState.refused, why)]
+    assert world.stripe.store.tries == {}
 
 
 # -- a process that dies ----------------------------------------------------------------------------------------------
