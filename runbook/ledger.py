@@ -20,7 +20,7 @@ from runbook.engine import connect
 from runbook.errors import LedgerError
 from runbook.mask import mask
 from runbook.model import Finding, Fix, FixState, Json
-from runbook.policy import HOURS_24, Attempt
+from runbook.policy import HOURS_24, Attempt, cents
 from runbook.process import is_alive, is_dead, this_process
 from runbook.schema import entry, finding, fix, run
 from runbook.settings import settings
@@ -204,6 +204,7 @@ class Ledger:
                 row["decided_at_ms"],
                 FixState(row["state"]),
                 row["run_id"],
+                cents(row["expect"]),
             )
             for row in rows
         ]

@@ -123,6 +123,17 @@ async def test_a_cap_too_small_asks(world: World) -> None:
     assert settled(await world.run(money_cap_cents=899), "retry_payment") == {FixState.refused: 1}
 
 
+async def test_no_run_may_charge_more_in_a_day_than_the_profile_says_whatever_its_caller_asks(world: World) -> None:
+    (world.folder / "runbook.toml").write_text("[caps.retry_payment]\ncents_24h = 1799\n")
+    forget()
+    first = stripe_faults.retryable_invoice(world.stripe.store)
+    assert (await world.run(money_cap_cents=10_000_000)).outcome is Outcome.fixed
+    world.stripe.store.add_invoice("second", 20, "insufficient_funds")
+    report = await world.run(money_cap_cents=10_000_000)
+    assert settled(report, "retry_payment") == {FixState.refused: 1} and world.stripe.store.tries == {first: 1}
+    assert "900 of 1799 cents in 24 hours, and this moves 900" in report.fixes[0].why
+
+
 async def test_a_second_decline_is_final_for_a_day(world: World) -> None:
     bill = stripe_faults.retryable_invoice(world.stripe.store)
     world.fault(f"POST /v1/invoices/{bill}/pay", "402", times=1)
