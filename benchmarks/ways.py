@@ -4,7 +4,7 @@
 every second as the one of ``make up`` does, and one as Prefect ships it. Each try has a fault of its own: a session
 that has forgotten its transaction and one that waits for it. Measured is from the moment the webhook is sent to the
 moment the ledger holds the proof of the fix (the hold that follows is not waited for). Then: a warm run that finds
-nothing to do, and ``runbook run`` from cold.
+nothing to do, ``runbook run`` from cold, and ``runbook stop`` with Prefect and the app's database away.
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ def warm(stack: Stack, count: int) -> list[float]:
     return took
 
 
-def cold(stack: Stack, count: int) -> list[float]:
-    """Seconds ``runbook run`` takes from the shell."""
+def cold(stack: Stack, count: int, *words: str, **env: str) -> list[float]:
+    """Seconds ``runbook`` takes from the shell for these words."""
     took = []
     for _ in range(count):
         began = time.perf_counter()
-        words = [str(BIN / "runbook"), "run", "pool-exhaustion", "--json"]
-        subprocess.run(words, env=os.environ | stack.env(), cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+        command = [str(BIN / "runbook"), *words, "--json"]
+        subprocess.run(command, env=os.environ | stack.env() | env, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
         took.append(time.perf_counter() - began)
     return took
 
@@ -182,7 +182,9 @@ def main() -> None:
         restart_stock_worker(stack)
         stock = tries(stack, count, asks_every=10)
         line("webhook to proof, stock trigger and worker", stock)
-        line("runbook run, cold", cold(stack, count), "(goal 3)")
+        line("runbook run, cold", cold(stack, count, "run", "pool-exhaustion"), "(goal 3)")
+        away = {"RUNBOOK_DATABASE_URL": "postgresql://r@127.0.0.1:9/app", "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+        line("runbook stop, cold, all else away", cold(stack, count, "stop", **away))
         times, beside = (statistics.median(way) / statistics.median(fast) for way in (stock, hasty))
         print(f"the responder is {times:.1f} times as fast as the stock way (goal 10), {beside:.1f} times as the hasty")
 

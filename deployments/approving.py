@@ -57,9 +57,9 @@ def questions() -> list[Question]:
 
 
 def answer(word: str, *, approve: bool, only: Sequence[str], reason: str, by: str = "") -> Question:
-    """Answer the one question that ``word`` names; ``only`` keeps the rows that hold one of its words.
+    """Answer the one question that ``word`` names; ``only`` approves a part of it, see ``chosen``.
 
-    Raises ``BadSetting`` where no question has that name, or several, or where ``only`` keeps nothing.
+    Raises ``BadSetting`` where no question has that name, or several, or where a word of ``only`` names no fix of it.
     """
 
     async def write() -> Question:
@@ -69,11 +69,7 @@ def answer(word: str, *, approve: bool, only: Sequence[str], reason: str, by: st
             if len(named) != 1:
                 known = ", ".join(str(one.id) for one in asked) or "nothing waits for a person"
                 raise BadSetting(word, f"names {len(named)} runs that wait for a person", f"runbook approve: {known}")
-            rows = [row for row in named[0].rows if not only or any(part in row for part in only)]
-            if approve and not rows:
-                raise BadSetting(
-                    "--only", "keeps none of the fixes", f"runbook show, or one of: {'; '.join(named[0].rows)}"
-                )
+            rows = chosen(named[0].rows, only) if approve else []
             said = {
                 "decision": "approve" if approve else "refuse",
                 "approved": rows,
@@ -87,6 +83,21 @@ def answer(word: str, *, approve: bool, only: Sequence[str], reason: str, by: st
             return named[0]
 
     return asyncio.run(_told(write()))
+
+
+def chosen(rows: Sequence[str], only: Sequence[str]) -> list[str]:
+    """The form's rows that ``only`` names by their whole target, action or key; all where it names nothing.
+
+    Never by a part of one: ``user_1`` is no ``user_12``. Raises ``BadSetting`` for a word that names none.
+    """
+    parts = {row: row.rsplit(" ", 2) for row in rows}  # target (which may hold spaces), action, key
+    for word in only:
+        if not any(word in named for named in parts.values()):
+            choices = "; ".join(" | ".join(named) for named in parts.values())
+            raise BadSetting(
+                f"--only {word}", "is no whole target, action or key of a fix that waits", f"one of: {choices}"
+            )
+    return [row for row, named in parts.items() if not only or any(word in named for word in only)]
 
 
 def _prefect() -> PrefectClient:

@@ -12,6 +12,7 @@ from runbook.model import Finding, FixState, Mode, Outcome, Report
 from runbook.permit import Hand
 from runbook.run import Run
 from runbook.schema import fix as fix_table
+from runbook.undo import intend
 
 
 async def undo(ledger: Ledger, fix_id: str) -> Report:
@@ -30,9 +31,10 @@ async def undo(ledger: Ledger, fix_id: str) -> Report:
     async with Run(row["runbook"], Mode.auto, pages=False) as run:
         run.found([Finding(subject=done.target, detail=f"undo of {fix_id} ({done.action}) asked for by a person")])
         permit = await gate.ask(run, [back], by_hand=True)
+        for one in permit.fixes:
+            intend(ledger, fix_id, one.id)
         await permit.apply(hands)
         if any(ledger.state(one.id) is FixState.proven for one in permit.fixes):
-            ledger.move(fix_id, [done.state], FixState.undone, {"by": permit.fixes[0].id})
             run.remains([])
     report = run.report or Report(id=run.id, runbook=row["runbook"], mode=run.mode, outcome=Outcome.refused)
     undone = report.outcome is Outcome.fixed

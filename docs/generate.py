@@ -36,9 +36,17 @@ To allow less:
 | nothing alone until it was drilled here | leave `RUNBOOK_LICENCE_DAYS` as it is; `runbook status` shows who may |
 
 What a person took back is left alone for a day. These wait for a person in every mode: a charge (unless you gave
-failed-payments a `money_cap_cents`), a bounce taken off, an account unlocked before its time, an address trusted where
-its sign-ins would lose their limit, a durable timeout, an index or vacuum of a large table, public words, maintenance,
-scaling, a roll-back across migrations nobody can read. To add a runbook: [CONTRIBUTING](../../CONTRIBUTING.md)."""
+failed-payments a `money_cap_cents`; then past `cents_24h` of a day), a bounce taken off, an account unlocked before its
+time, an address trusted where its sign-ins would lose their limit, a durable timeout, an index or vacuum of a large
+table, public words, maintenance, scaling, a roll-back across migrations nobody can read.
+To add a runbook: [CONTRIBUTING](../../CONTRIBUTING.md)."""
+CAPS = """\
+Attempts count, not successes. `failures_15min` stops what nobody asked for: a fix that a person named or approved goes
+on, inside the other caps. `sick_share` bounds a plan that says how many of how many are sick; a plan for one thing (a
+disk, a flag, the site) has no such number, and the bound no meaning for it. `rest_seconds` is for `target` or an
+action. `cents_24h` is the money that attempts of 24 hours may move before each further one needs a person, in the smallest unit
+of its currency, all currencies added as numbers; charges that a person approved count too. It is set here and nowhere
+else, so that nobody who can start a run can lift it."""
 WORDS = ("Symptom", "Cause", "Fix", "Verify", "Undo", "By hand")
 
 
@@ -122,11 +130,12 @@ def settings_page() -> str:
         "`[caps.SCOPE]` bounds attempts; a scope is `global`, `target`, `runbook`, a runbook or an action:",
         "",
     ]
-    keys = ("per_run", "per_15min", "per_24h", "failures_15min", "sick_share", "rest_seconds")
+    keys = ("per_run", "per_15min", "per_24h", "failures_15min", "sick_share", "rest_seconds", "cents_24h")
     lines += [f"| scope | {' | '.join(keys)} |", f"|---|{'---|' * len(keys)}"]
     for scope, cap in DEFAULT_CAPS.items():
         cells = ("" if getattr(cap, key) is None else str(getattr(cap, key)) for key in keys)
         lines.append(f"| `{scope}` | {' | '.join(cells)} |")
+    lines += ["", CAPS]
     lines += [
         "",
         "`[cooldown.NAME]` bounds how often events start a runbook (NAME), or are told by what happened (NAME",

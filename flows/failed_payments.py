@@ -71,6 +71,7 @@ async def failed_payments(
         skip_minutes: Rows, subscriptions and events this young are left alone: their webhooks may be on the way.
         event_days: How far back undelivered events are looked for, in days; Stripe keeps 30.
         money_cap_cents: Payments one run may retry without asking, in all, in the currency's smallest unit; 0 asks.
+            Never more in 24 hours than the profile's [caps.retry_payment] cents_24h.
         hold_seconds: How long to wait before everything is read again to prove the fixes, in seconds.
     """
     async with Run(NAME, mode) as run:

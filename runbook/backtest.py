@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from runbook.ledger import Ledger
 from runbook.model import Fix, FixState, Frozen, Json, Judged, Mode
-from runbook.policy import Attempt, Facts, decide
+from runbook.policy import Attempt, Facts, attempt, decide
 from runbook.recorder import Snapshot, snapshots
 from runbook.run import ACTED
 from runbook.schema import fix as fix_table
@@ -87,7 +87,7 @@ def _granted(name: str, seen: Snapshot, judged: Judged, past: list[Attempt]) -> 
         caps=caps(),
     )
     granted = [verdict.fix for verdict in decide(judged.plan, facts) if verdict.granted]
-    past += [Attempt(name, one.action, one.target, seen.at_ms, FixState.proven, seen.run_id) for one in granted]
+    past += [attempt(one, name, seen.run_id, seen.at_ms) for one in granted]
     return granted
 
 

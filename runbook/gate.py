@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 from collections.abc import Awaitable, Callable, Sequence
 
-from runbook import approval
+from runbook import approval, undo
 from runbook.errors import RunbookError
 from runbook.ledger import now_ms
 from runbook.model import Fix, FixState, Mode, Share, plan_hash
@@ -58,7 +58,7 @@ def _decide_and_write(run: Run, plan: Sequence[Fix], share: Share | None, said: 
             stopped=ledger.stopped(connection),
             history=ledger.history(connection, run.id),
             open_targets=ledger.open_targets(connection),
-            taken_back=ledger.taken_back(connection),
+            taken_back=undo.taken_back(connection),
             approved=said.keys,
             refusal=said.refusal,
             share=share,

@@ -20,8 +20,8 @@ from runbook.engine import connect
 from runbook.errors import LedgerError
 from runbook.mask import mask
 from runbook.model import Finding, Fix, FixState, Json
-from runbook.policy import HOURS_24, Attempt
-from runbook.process import is_dead, this_process
+from runbook.policy import HOURS_24, Attempt, cents
+from runbook.process import is_alive, is_dead, this_process
 from runbook.schema import entry, finding, fix, run
 from runbook.settings import settings
 
@@ -171,18 +171,21 @@ class Ledger:
     ) -> bool:
         """Move one fix from one of ``old`` to ``new`` and append why; False when it was not there any more.
 
-        ``fresh`` also demands that its grant has not expired. Exactly one caller ever sees True for one move.
+        ``fresh`` also demands that its grant has not expired and the red button is out. Exactly one caller ever sees
+        True for one move.
         """
-        moment = now_ms()
-        rule = update(fix).where(fix.c.id == fix_id, fix.c.state.in_([state.value for state in old]))
-        if fresh:
-            rule = rule.where(fix.c.granted_until_ms > moment)
-        values: dict[str, Any] = {"state": new.value}
-        if new is FixState.intended:
-            values |= {"intended_at_ms": moment, "owner": this_process()}
-        elif new is FixState.refused:
-            values |= {"why": str(mask(body.get("why", "")))}
         with self.write() as connection:
+            moment = now_ms()  # read under the lock, like the button: another may have written for seconds before
+            rule = update(fix).where(fix.c.id == fix_id, fix.c.state.in_([state.value for state in old]))
+            values: dict[str, Any] = {"state": new.value}
+            if fresh:
+                rule = rule.where(fix.c.granted_until_ms > moment)
+            if new is FixState.intended:
+                values |= {"intended_at_ms": moment, "owner": this_process()}
+            elif new is FixState.refused:
+                values |= {"why": str(mask(body.get("why", "")))}
+            if fresh and self.stopped(connection) is not None:
+                return False
             if connection.execute(rule.values(**values)).rowcount != 1:
                 return False
             self.note(connection, new.value, body, fix_id=fix_id)
@@ -201,6 +204,7 @@ class Ledger:
                 row["decided_at_ms"],
                 FixState(row["state"]),
                 row["run_id"],
+                cents(row["expect"]),
             )
             for row in rows
         ]
@@ -209,23 +213,6 @@ class Ledger:
         """Targets that a live grant or an unsettled intent holds."""
         rows = connection.execute(select(fix.c.target).where(fix.c.state.in_(schema.OPEN_STATES)))
         return {row.target for row in rows}
-
-    def taken_back(self, connection: Connection) -> set[str]:
-        """Targets on which a person undid something in the last 24 hours and nothing was done with effect since."""
-        rule = select(entry.c.fix_id, entry.c.body).where(entry.c.kind == FixState.undone.value)
-        rows = connection.execute(rule.where(entry.c.at_ms > now_ms() - HOURS_24))
-        inverse = {row.fix_id: row.body.get("by") for row in rows}
-        undone = connection.execute(select(fix).where(fix.c.id.in_(inverse))).mappings().all()
-        done = fix.c.target.in_({row["target"] for row in undone}) & fix.c.state.in_(DONE_STATES)
-        later = connection.execute(select(fix).where(done)).mappings().all() if undone else []
-        return {
-            row["target"]
-            for row in undone
-            if not any(
-                one["target"] == row["target"] and one["seq"] > row["seq"] and one["id"] != inverse[row["id"]]
-                for one in later
-            )
-        }
 
     def expire_grants(self, connection: Connection) -> None:
         """Refuse the grants nobody began in time or whose process is gone: they were never acted on."""
@@ -238,17 +225,18 @@ class Ledger:
                 self.note(connection, "refused", {"why": why}, fix_id=row["id"])
 
     def unsettled(self, runbook: str, older_than_ms: int) -> list[Fix]:
-        """Fixes whose process is gone, or which are older than any act may take, and which nobody has seen to hold.
+        """Fixes that nobody is at any more, or so old that nobody can tell, and which nobody has seen to hold.
 
         Those left ``intended``, whenever that was; those ``applied`` and never proven for two days: a look-up may need
         one to say that nothing came of it, and later what it sees says more of the world than of the fix.
         """
         begun, now = fix.c.state == FixState.intended.value, now_ms()
         done = (fix.c.state == FixState.applied.value) & (fix.c.intended_at_ms > now - 2 * HOURS_24)
-        rule = select(fix).where(fix.c.runbook == runbook, begun | done).order_by(fix.c.seq)
+        broken = select(entry.c.seq).where(entry.c.fix_id == fix.c.id, entry.c.kind == "interrupted").exists()
+        rule = select(fix, broken.label("broken")).where(fix.c.runbook == runbook, begun | done).order_by(fix.c.seq)
         with self.read() as connection:
             rows = connection.execute(rule).mappings().all()
-        return [as_fix(row) for row in rows if row["intended_at_ms"] < now - older_than_ms or is_dead(row["owner"])]
+        return [as_fix(row) for row in rows if is_dead(row["owner"]) or _is_left(row, now - older_than_ms)]
 
     def disproven(self, runbook: str, action: str) -> list[Fix]:
         """Fixes of the last 24 hours that were certainly done and then seen to have had no effect."""
@@ -281,6 +269,12 @@ class Ledger:
         rule = select(entry).where(entry.c.kind.in_(["stop", "start"])).order_by(entry.c.seq.desc()).limit(1)
         row = connection.execute(rule).mappings().first()
         return str(row["body"].get("reason", "")) if row is not None and row["kind"] == "stop" else None
+
+
+def _is_left(row: RowMapping, before_ms: int) -> bool:
+    """False while its hand may be in it: for as long as a living process of this host is, however long an act takes."""
+    under_way = row["state"] == FixState.intended.value and not row["broken"] and is_alive(row["owner"])
+    return bool(row["intended_at_ms"] < before_ms and not under_way)
 
 
 def as_fix(row: RowMapping) -> Fix:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from runbook.errors import NotPermitted, OutsideError
+from runbook import undo
+from runbook.errors import LedgerError, NotPermitted, OutsideError
 from runbook.ledger import Ledger
 from runbook.mask import mask
 from runbook.model import Fix, FixState, Json, Proof, Risk
@@ -47,20 +48,36 @@ class Permit:
         """Open the hand for ``fix``: writes the intent before the body runs and the outcome after it.
 
         Raises ``NotPermitted`` unless exactly this fix is granted, unexpired, untried and the red button is out.
-        When the body raises, the fix stays ``intended``: what happened is then looked up, never tried again.
+        When the body raises, the fix stays ``intended``: what happened is then looked up, never tried again. An outcome
+        that comes after another run has settled the fix is noted beside it.
         """
         if self._keys.get(fix.id) != fix.key:
             raise NotPermitted(f"fix {fix.id or fix.action}", "no permit for it", "ask the gate")
+        if not self.ledger.move(fix.id, [FixState.granted], FixState.intended, {}, fresh=True):
+            raise self._why_not(fix)
+        attempt = Attempt()
+        try:
+            yield attempt
+        except BaseException as error:
+            # Without this line nobody could tell a broken act from one that is still under way in a living process.
+            said = str(error) if isinstance(error, OutsideError) else type(error).__name__
+            with suppress(LedgerError):
+                self._note(fix, "interrupted", {"error": said})
+            raise
+        if not self.ledger.move(fix.id, [FixState.intended], attempt.state, mask(attempt.body)):
+            self._note(fix, "late", {"outcome": attempt.state.value, **attempt.body})
+
+    def _why_not(self, fix: Fix) -> NotPermitted:
         with self.ledger.read() as connection:
             reason = self.ledger.stopped(connection)
-        if reason is not None:
-            self.refuse(fix, f"the red button is pressed: {reason}")
-            raise NotPermitted(f"fix {fix.id}", "the red button is pressed", "runbook start")
-        if not self.ledger.move(fix.id, [FixState.granted], FixState.intended, {}, fresh=True):
-            raise NotPermitted(f"fix {fix.id}", "its grant is used up or expired", "run the runbook again")
-        attempt = Attempt()
-        yield attempt
-        self.ledger.move(fix.id, [FixState.intended], attempt.state, mask(attempt.body))
+        if reason is None:
+            return NotPermitted(f"fix {fix.id}", "its grant is used up or expired", "run the runbook again")
+        self.refuse(fix, f"the red button is pressed: {reason}")
+        return NotPermitted(f"fix {fix.id}", "the red button is pressed", "runbook start")
+
+    def _note(self, fix: Fix, kind: str, body: Mapping[str, Json]) -> None:
+        with self.ledger.write() as connection:
+            self.ledger.note(connection, kind, body, fix_id=fix.id)
 
     def refuse(self, fix: Fix, why: str) -> None:
         """Give a grant back untried."""
@@ -107,9 +124,8 @@ class Permit:
         except NotPermitted:
             return False
         except OutsideError as error:
-            # It may or may not have happened: looking is the only honest answer.
-            with self.ledger.write() as connection:
-                self.ledger.note(connection, "interrupted", {"error": mask(str(error))}, fix_id=fix.id)
+            # Once begun it may or may not have happened, and looking is the only honest answer.
+            self.refuse(fix, f"before it was begun: {error}")
         return await settle(self.ledger, fix, hand)
 
 
@@ -135,4 +151,8 @@ async def settle(ledger: Ledger, fix: Fix, hand: Hand) -> bool:
             ledger.note(connection, "unseen", body, fix_id=fix.id)
         return False
     end = FixState.proven if proof.held else FixState.failed
-    return ledger.move(fix.id, [FixState.applied, FixState.intended], end, body) and proof.held
+    if not ledger.move(fix.id, [FixState.applied, FixState.intended], end, body):
+        return False
+    if proof.held:
+        undo.finish(ledger, fix.id)
+    return proof.held

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from runbook.model import Fix, FixState, Mode, Risk, Share
+from runbook.model import Fix, FixState, Json, Mode, Risk, Share
 
 MINUTES_15 = 15 * 60 * 1000
 HOURS_24 = 24 * 60 * 60 * 1000
 IN_RUN, IN_15MIN, IN_24H = "in this run", "in 15 minutes", "in 24 hours"
+CENTS = "cents in 24 hours"
 MASS_FAILURE = "mass failure"
 BAD_ENDS = frozenset({FixState.failed, FixState.intended})
 
@@ -20,7 +21,11 @@ BAD_ENDS = frozenset({FixState.failed, FixState.intended})
 class Cap(BaseModel):
     """How many attempts a scope allows; None is no bound of this kind. Attempts count, not successes.
 
+    ``failures_15min`` stops what nobody asked for: what a person named or approved goes on.
+    ``sick_share`` bounds plans that say how many of how many are sick; the others mend one thing and have no share.
     ``rest_seconds`` (of ``target`` or an action): after an attempt on a target no other run makes one for so long.
+    ``cents_24h``: money that attempts of 24 hours may move before each further one needs a person, in the smallest unit
+    of its currency, whatever that is.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,6 +36,7 @@ class Cap(BaseModel):
     failures_15min: int | None = Field(None, ge=1)
     sick_share: float | None = Field(None, gt=0, le=1)
     rest_seconds: int | None = Field(None, ge=1, le=86_400)
+    cents_24h: int | None = Field(None, ge=0)
 
 
 DEFAULT_CAPS: Mapping[str, Cap] = {
@@ -43,7 +49,7 @@ DEFAULT_CAPS: Mapping[str, Cap] = {
     "remove_bounce": Cap(per_run=2, per_15min=2, per_24h=4),
     "resend_reset": Cap(per_run=4, per_15min=12, per_24h=120),
     "revalidate_domain": Cap(per_run=1, per_15min=1, per_24h=8),
-    "retry_payment": Cap(per_run=5, per_15min=5, per_24h=20),
+    "retry_payment": Cap(per_run=5, per_15min=5, per_24h=20, cents_24h=10_000),
     "enable_endpoint": Cap(per_run=2, per_15min=2, per_24h=4),
     "restart_instance": Cap(per_run=1, per_15min=1, per_24h=12),  # with its cooldown: three an hour
     "roll_back": Cap(per_run=1, per_15min=2, per_24h=4),
@@ -80,6 +86,7 @@ class Attempt:
     at_ms: int
     state: FixState
     run_id: str
+    cents: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,23 +118,30 @@ class Verdict:
 
 def decide(fixes: Sequence[Fix], facts: Facts) -> list[Verdict]:
     """Grant or refuse every fix, in the order given; each grant counts against the caps of those after it."""
-    blanket = _for_all(facts)
+    blanket, broken = _for_all(facts), _broken(facts)
     used = Counter[tuple[str, str, str]]()
     for past in facts.history:
         _count(used, past, facts)
     taken = set(facts.open_targets)
     verdicts: list[Verdict] = []
     for fix in fixes:
-        why = blanket or _for_one(fix, facts, used, taken)
+        unasked = broken if fix.key not in facts.approved else ""
+        why = blanket or unasked or _for_one(fix, facts, used, taken)
         verdicts.append(Verdict(fix, granted=not why, why=why or f"{fix.why}; inside every cap"))
         if not why:
             taken.add(fix.target)
-            _count(
-                used,
-                Attempt(facts.runbook, fix.action, fix.target, facts.now_ms, FixState.granted, facts.run_id),
-                facts,
-            )
+            _count(used, attempt(fix, facts.runbook, facts.run_id, facts.now_ms), facts)
     return verdicts
+
+
+def attempt(fix: Fix, runbook: str, run_id: str, at_ms: int) -> Attempt:
+    """The attempt that a grant of ``fix`` counts as."""
+    return Attempt(runbook, fix.action, fix.target, at_ms, fix.state, run_id, cents(fix.expect))
+
+
+def cents(expect: Mapping[str, Json]) -> int:
+    """The money a fix with this image moves, 0 where it moves none."""
+    return int(expect.get("amount", 0))
 
 
 def _for_all(facts: Facts) -> str:
@@ -135,15 +149,20 @@ def _for_all(facts: Facts) -> str:
         return f"the red button is pressed: {facts.stopped}"
     if facts.mode is Mode.observe:
         return "mode observe changes nothing"
-    caps = facts.caps.get(facts.runbook, facts.caps["runbook"])
-    bad = [past for past in facts.history if past.runbook == facts.runbook and past.state in BAD_ENDS]
-    recent = [past for past in bad if past.at_ms > facts.now_ms - MINUTES_15]
-    if caps.failures_15min is not None and len(recent) >= caps.failures_15min:
-        return f"{len(recent)} attempts of this runbook failed in 15 minutes: a person must look first"
-    bound = caps.sick_share
+    bound = facts.caps.get(facts.runbook, facts.caps["runbook"]).sick_share
     if bound is not None and facts.share is not None and facts.share.value > bound:
         return f"{MASS_FAILURE}: {facts.share.sick} of {facts.share.of} are sick, more than {bound:.0%}"
     return ""
+
+
+def _broken(facts: Facts) -> str:
+    """Why nothing may be done unasked, or nothing: who names or approves a fix is the person who looks."""
+    caps = facts.caps.get(facts.runbook, facts.caps["runbook"])
+    bad = [past for past in facts.history if past.runbook == facts.runbook and past.state in BAD_ENDS]
+    recent = [past for past in bad if past.at_ms > facts.now_ms - MINUTES_15]
+    if caps.failures_15min is None or len(recent) < caps.failures_15min:
+        return ""
+    return f"{len(recent)} attempts of this runbook failed in 15 minutes: a person must look: run it with mode approve"
 
 
 def _for_one(fix: Fix, facts: Facts, used: Counter[tuple[str, str, str]], taken: Collection[str]) -> str:
@@ -164,6 +183,10 @@ def _for_one(fix: Fix, facts: Facts, used: Counter[tuple[str, str, str]], taken:
             count = used[scope, name, window]
             if limit is not None and count >= limit:
                 return f"cap of {name if name else scope}: {count} of {limit} attempts used {window}"
+        money, moved = cents(fix.expect), used[scope, name, CENTS]
+        if cap.cents_24h is not None and money and fix.key not in facts.approved and moved + money > cap.cents_24h:
+            said = f"{moved} of {cap.cents_24h} {CENTS}, and this moves {money}"
+            return f"cap of {name if name else scope}: {said}: run it with mode approve"
     return ""
 
 
@@ -203,3 +226,6 @@ def _count(used: Counter[tuple[str, str, str]], past: Attempt, facts: Facts) -> 
     for window, counts in inside:
         if counts:
             used.update((scope, name, window) for scope, name in _scopes(past.runbook, past.action, past.target))
+    if age < HOURS_24:
+        for scope, name in _scopes(past.runbook, past.action, past.target):
+            used[scope, name, CENTS] += past.cents

@@ -36,3 +36,8 @@ def is_dead(owner: str) -> bool:
     except PermissionError:
         pass
     return started != "?" and _started(int(pid)) not in {"?", started}
+
+
+def is_alive(owner: str) -> bool:
+    """True only when ``owner`` is a process of this host that is not gone."""
+    return owner.rsplit(":", 2)[0] == socket.gethostname() and not is_dead(owner)

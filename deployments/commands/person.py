@@ -45,7 +45,9 @@ def status(as_json: AsJson = False) -> None:
 @app.command()
 def approve(
     id_: Annotated[str, typer.Argument(metavar="[ID]")] = "",
-    only: Annotated[list[str] | None, typer.Option("--only", help="Approve only fixes that name this.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Approve only fixes of this whole target, action or key.")
+    ] = None,
     reason: Annotated[str, typer.Option(help="For whoever reads the ledger later.")] = "",
     as_json: AsJson = False,
 ) -> None:

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GRAMMAR = ("tests/runbook/test_policy.py", "tests/runbook/test_permit.py", "tests/runbook/test_gate.py")
 MACHINE = ("tests/chaos/test_gate_machine.py",)
 LEDGER = ("tests/runbook/test_ledger.py", "tests/runbook/test_races.py")
+UNDO = ("tests/runbook/test_undo.py",)
 POOL = ("tests/flows/test_pool_hands.py", "tests/flows/test_pool_exhaustion_pure.py")
 MONEY = (
     "tests/flows/test_failed_payments_hands.py",
@@ -38,7 +39,8 @@ class Mutation(NamedTuple):
 
 MUTATIONS = (
     Mutation("red button at the gate", "runbook/policy.py", "if facts.stopped is not None:", "if False:"),
-    Mutation("red button at the hand", "runbook/permit.py", "if reason is not None:", "if False:"),
+    Mutation("red button at the hand", "runbook/ledger.py", "if fresh and self.stopped(connection) is not None:",
+             "if False:"),
     Mutation("mode observe", "runbook/policy.py", "if facts.mode is Mode.observe:", "if False:"),
     Mutation("mode's ceiling", "runbook/model.py", "min(order.index(self), order.index(ceiling))", "order.index(self)"),
     Mutation("breaker on failures", "runbook/policy.py", "len(recent) >= caps.failures_15min", "False"),
@@ -48,9 +50,12 @@ MUTATIONS = (
     Mutation("mode approve asks", "runbook/policy.py", "facts.mode is Mode.approve and", "False and"),
     Mutation("risk person asks", "runbook/policy.py", "fix.risk is Risk.person and", "False and"),
     Mutation("a person's undo holds", "runbook/policy.py", "fix.target in facts.taken_back", "False"),
-    Mutation("the gate asks what was undone", "runbook/gate.py", "taken_back=ledger.taken_back(connection),", ""),
-    Mutation("an undo is known by when it was made", "runbook/ledger.py",
-             "entry.c.at_ms > now_ms() - HOURS_24))\n        inverse", "entry.c.at_ms > 0))\n        inverse", LEDGER),
+    Mutation("the gate asks what was undone", "runbook/gate.py", "taken_back=undo.taken_back(connection),", ""),
+    Mutation("an undo is known by when it was made", "runbook/undo.py", "entry.c.at_ms > now_ms() - HOURS_24",
+             "entry.c.at_ms > 0", UNDO),
+    Mutation("an undo is said before it is done", "deployments/undoing.py", "intend(ledger, fix_id, one.id)", "pass",
+             MONEY),
+    Mutation("an act under way is not settled", "runbook/ledger.py", "and is_alive(", "and not is_alive(", LEDGER),
     Mutation("cap per run", "runbook/policy.py", "(IN_RUN, cap.per_run)", "(IN_RUN, None)"),
     Mutation("cap per 15 minutes", "runbook/policy.py", "(IN_15MIN, cap.per_15min)", "(IN_15MIN, None)"),
     Mutation("cap per 24 hours", "runbook/policy.py", "(IN_24H, cap.per_24h)", "(IN_24H, None)"),
@@ -60,6 +65,9 @@ MUTATIONS = (
              "{FixState.failed}"),
     Mutation("attempts count, not successes", "runbook/ledger.py", "attempted = (fix.c.intended_at_ms.is_not(None))",
              "attempted = (fix.c.state == FixState.failed.value)", (*GRAMMAR, *MACHINE)),
+    Mutation("money over a day", "runbook/policy.py", "moved + money > cap.cents_24h", "False"),
+    Mutation("the rule at the charge", "tasks/payments.py", "return why_not(now, int(time.time()), tried)",
+             'return ""', MONEY),
     Mutation("read again under the lock", "runbook/gate.py", "if fix.key in fresh:", "if True:"),
     Mutation("no facts, no permit", "runbook/gate.py", "        raise\n    kept = []",
              "        return permit\n    kept = []"),

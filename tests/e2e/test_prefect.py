@@ -202,6 +202,7 @@ def test_a_person_answers_by_command(api: Api, stack: Stack) -> None:
     assert refused in document["waiting"][0]["question"]
     assert command(stack, "approve", "no-such-run")[0] == 2
     assert command(stack, "approve", run["id"], "--only", "in_nobody")[0] == 2
+    assert command(stack, "approve", run["id"], "--only", paid)[0] == 2, "a part of a target"
     assert command(stack, "refuse", run["id"], "--reason", "not now")[0] == 0
     assert resumed(api, run["id"])["name"] == "Refused"
     assert not {refused, paid, left} & set(stack.stripe.store.tries)
@@ -210,7 +211,7 @@ def test_a_person_answers_by_command(api: Api, stack: Stack) -> None:
     said = command(stack, "approve")[1]["waiting"][0]["question"]
     ledger_run = re.search(r"run `(run_\w+)`", said)
     assert ledger_run
-    assert command(stack, "approve", ledger_run[1], "--only", paid, "--reason", "she called")[0] == 0
+    assert command(stack, "approve", ledger_run[1], "--only", f"Invoice/{paid}", "--reason", "she called")[0] == 0
     state = resumed(api, run["id"])
     assert {bill for bill in (refused, paid, left) if bill in stack.stripe.store.pays} == {paid}, state["message"]
     with stack.stripe.store.lock:

@@ -6,18 +6,24 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from demo import population, stripe_faults
 from flows.failed_payments import HANDS, NAME
 from runbook import gate
 from runbook.model import Fix, FixState, Mode, Outcome, Risk, Share
 from runbook.run import Run
+from runbook.schema import fix as table
 from runbook.settings import forget
+from tasks import payments
 from tests.flows import payments_parts as parts
 from tests.flows.payments_parts import PAY, PROVEN, SMALL, World, env, of, settled
+from tests.runbook.parts import a_fix, grant
 
 ROOT = Path(__file__).resolve().parents[2]
 seeded, world = parts.seeded, parts.world  # fixtures
@@ -117,6 +123,17 @@ async def test_a_cap_too_small_asks(world: World) -> None:
     assert settled(await world.run(money_cap_cents=899), "retry_payment") == {FixState.refused: 1}
 
 
+async def test_no_run_may_charge_more_in_a_day_than_the_profile_says_whatever_its_caller_asks(world: World) -> None:
+    (world.folder / "runbook.toml").write_text("[caps.retry_payment]\ncents_24h = 1799\n")
+    forget()
+    first = stripe_faults.retryable_invoice(world.stripe.store)
+    assert (await world.run(money_cap_cents=10_000_000)).outcome is Outcome.fixed
+    world.stripe.store.add_invoice("second", 20, "insufficient_funds")
+    report = await world.run(money_cap_cents=10_000_000)
+    assert settled(report, "retry_payment") == {FixState.refused: 1} and world.stripe.store.tries == {first: 1}
+    assert "900 of 1799 cents in 24 hours, and this moves 900" in report.fixes[0].why
+
+
 async def test_a_second_decline_is_final_for_a_day(world: World) -> None:
     bill = stripe_faults.retryable_invoice(world.stripe.store)
     world.fault(f"POST /v1/invoices/{bill}/pay", "402", times=1)
@@ -134,11 +151,61 @@ async def test_a_charge_whose_answer_was_lost_is_looked_up_and_not_repeated(worl
     assert world.stripe.store.tries == {bill: 1}
 
 
+def end_subscription(world: World, _bill: str) -> None:
+    world.stripe.store.set_status(4, "canceled")
+
+
+def decline_for_good(world: World, _bill: str) -> None:
+    world.stripe.store.intents["pi_retryable"]["last_payment_error"]["decline_code"] = "stolen_card"
+
+
+def stripe_tries_soon(world: World, bill: str) -> None:
+    world.stripe.store.invoices[bill]["next_payment_attempt"] = int(time.time()) + 600
+
+
+def stripe_tried(world: World, bill: str) -> None:
+    world.stripe.store.invoices[bill]["attempt_count"] += 1
+
+
+def another_run_tried(world: World, bill: str) -> None:
+    one = grant(world.ledger, a_fix("another", action="retry_payment"))
+    world.ledger.move(one.id, [FixState.granted], FixState.intended, {})
+    world.ledger.move(one.id, [FixState.intended], FixState.failed, {})
+    with world.ledger.write() as connection:
+        connection.execute(update(table).where(table.c.id == one.id).values(target=f"Invoice/{bill}"))
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "why"),
+    [
+        (end_subscription, "its subscription is canceled"),
+        (decline_for_good, "hard decline: stolen_card"),
+        (stripe_tries_soon, "Stripe tries it again by itself soon"),
+        (stripe_tried, "it is open with attempts 2 by now"),
+        (another_run_tried, "it was tried within a day"),
+    ],
+)
+async def test_what_may_not_be_charged_any_more_when_the_yes_comes_is_not(
+    world: World, meanwhile: Callable[[World, str], None], why: str
+) -> None:
+    bill = stripe_faults.retryable_invoice(world.stripe.store)
+    async with Run(NAME, Mode.auto, pages=False) as run:
+        plan = payments.plan_invoices(await payments.read_invoices(), 0)
+        permit = await gate.ask(run, plan, by_hand=True)
+        meanwhile(world, bill)
+        await permit.apply(HANDS)
+    assert run.report is not None
+    assert [(fix.state, fix.why) for fix in run.report.fixes] == [(FixState.refused, why)]
+    assert world.stripe.store.tries == {}
+
+
 # -- a process that dies ----------------------------------------------------------------------------------------------
 
 DIES = """
 import asyncio, os, signal, sys
+from deployments.undoing import undo
 from flows.failed_payments import failed_payments
+from runbook.ledger import ledger
 from runbook.permit import Attempt
 from tasks import payments, subscriptions
 
@@ -150,13 +217,15 @@ match sys.argv[1]:
         Attempt.did = lambda *_args, **_more: os.kill(os.getpid(), signal.SIGKILL)
     case "before":
         subscriptions.status_at_stripe = payments.ask = die
+if len(sys.argv) == 3:
+    asyncio.run(undo(ledger(), sys.argv[2]))
 asyncio.run(failed_payments.fn(hold_seconds=0, money_cap_cents=10_000))
 """
 
 
-def kill(world: World, when: str) -> None:
+def kill(world: World, when: str, *undone: str) -> None:
     said = subprocess.run(
-        [sys.executable, "-c", DIES, when],
+        [sys.executable, "-c", DIES, when, *undone],
         env={**os.environ, **env(world), "PYTHONPATH": str(ROOT)},
         cwd=world.folder,
         capture_output=True,
@@ -177,6 +246,18 @@ async def test_a_copy_cut_short_is_settled_by_looking(world: World, when: str) -
     assert any(text.startswith("settled") for text in report.notices)
     assert world.status(23) == "past_due"
     assert of(report, "copy_status") == [] if when == "after" else settled(report, "copy_status") == {PROVEN: 1}
+
+
+async def test_an_undo_cut_short_is_settled_and_not_undone_in_turn(world: World) -> None:
+    world.stripe.store.set_status(23, "past_due")
+    (fix,) = of(await world.run(), "copy_status")
+    kill(world, "after", fix.id)
+    assert (world.status(23), world.ledger.state(fix.id)) == ("active", PROVEN)
+    report = await world.run()
+    assert any("restore_status" in text and "proven" in text for text in report.notices)
+    assert world.ledger.state(fix.id) is FixState.undone
+    assert world.status(23) == "active", "the next run did again what a person took back"
+    assert "a person undid an act on it" in of(report, "copy_status")[0].why
 
 
 @pytest.mark.parametrize(("when", "charges"), [("after", 1), ("before", 0)])

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from runbook.errors import OutsideError
 from runbook.ledger import Ledger
 from runbook.model import Fix, FixState, Proof, Risk
 from runbook.permit import Hand, Permit, settle
@@ -93,6 +94,16 @@ async def test_the_red_button_stops_the_rest(book: Ledger, world: World) -> None
     await Permit(book, fixes).apply({"set": Hand(press, hands["set"].look_up)})
     assert world.acts == ["row 0"]
     assert states(book, fixes) == ["proven", "refused", "refused"]
+
+
+async def test_a_hand_that_cannot_read_before_it_begins_gives_the_grant_back(book: Ledger, world: World) -> None:
+    fixes = granted(book, rows(1))
+
+    async def act(_fix: Fix, _permit: Permit) -> None:
+        raise OutsideError("world", "is dark", "wait")
+
+    await Permit(book, fixes).apply({"set": Hand(act, world.hands()["set"].look_up)})
+    assert states(book, fixes) == ["refused"] and "is dark" in str(told(book, fixes[0].id)[-1])
 
 
 async def test_no_more_than_asked_at_once(book: Ledger) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from runbook.ledger import Ledger, ledger, now_ms
 from runbook.model import Finding, FixState
 from runbook.policy import HOURS_24
-from runbook.process import is_dead, this_process
+from runbook.process import is_alive, is_dead, this_process
 from runbook.schema import entry, finding, fix, run
 from tests.runbook.parts import FINDING, RUNBOOK, a_fix, grant, told
 
@@ -152,6 +152,17 @@ def test_an_intent_is_unsettled_once_its_process_is_gone_or_it_is_old(book: Ledg
     assert book.unsettled(RUNBOOK, MINUTES_2) == []
 
 
+def test_an_intent_of_a_living_process_is_left_alone_until_that_says_it_broke(book: Ledger) -> None:
+    one = grant(book, a_fix("a"))
+    book.move(one.id, [FixState.granted], FixState.intended, {})
+    with book.write() as connection:
+        connection.execute(update(fix).values(intended_at_ms=now_ms() - HOURS_24))
+    assert book.unsettled(RUNBOOK, MINUTES_2) == [], "an index may take hours to build"
+    with book.write() as connection:
+        book.note(connection, "interrupted", {}, fix_id=one.id)
+    assert [each.id for each in book.unsettled(RUNBOOK, MINUTES_2)] == [one.id]
+
+
 @pytest.mark.parametrize(("hours", "looked"), [(47, True), (49, False)])
 def test_an_act_nobody_saw_the_effect_of_is_looked_for_two_days(book: Ledger, hours: int, looked: bool) -> None:
     one = grant(book, a_fix("a"))
@@ -181,46 +192,10 @@ def test_history_counts_grants_and_what_was_attempted(book: Ledger) -> None:
 
 
 def test_this_process_lives_and_an_ended_one_is_dead() -> None:
-    assert not is_dead(this_process())
-    assert is_dead(gone())
+    assert is_alive(this_process()) and not is_dead(this_process())
+    assert is_dead(gone()) and not is_alive(gone())
+    assert not is_alive("elsewhere:1:1")
     host, pid, _started = this_process().rsplit(":", 2)
     assert is_dead(f"{host}:{pid}:1"), "another process that had this number"
     assert not is_dead(f"{host}:{pid}:?"), "who cannot tell when it started is not called dead"
     assert not is_dead(f"elsewhere:{pid}:1"), "nobody can tell from here"
-
-
-# -- what a person took back ----------------------------------------------------------------------------------------
-
-
-def taken_back(book: Ledger) -> set[str]:
-    with book.read() as connection:
-        return book.taken_back(connection)
-
-
-def done(book: Ledger, target: str) -> str:
-    made = grant(book, a_fix(target))
-    book.move(made.id, [FixState.granted], FixState.intended, {}, fresh=True)
-    book.move(made.id, [FixState.intended], FixState.proven, {})
-    return made.id
-
-
-def test_what_a_person_took_back_is_known_for_a_day_by_when_they_did(book: Ledger) -> None:
-    old, kept = done(book, "row 1"), done(book, "row 2")
-    with book.write() as connection:
-        connection.execute(update(fix).where(fix.c.id == old).values(decided_at_ms=now_ms() - 5 * HOURS_24))
-    assert taken_back(book) == set()
-    book.move(old, [FixState.proven], FixState.undone, {"by": done(book, "row 1")})
-    assert taken_back(book) == {"row 1"} and book.state(kept) is FixState.proven
-    with book.write() as connection:
-        connection.execute(update(entry).where(entry.c.kind == "undone").values(at_ms=now_ms() - HOURS_24 - 1))
-    assert taken_back(book) == set()
-
-
-def test_what_was_done_again_since_is_taken_back_no_more(book: Ledger) -> None:
-    book.move(done(book, "row 1"), [FixState.proven], FixState.undone, {"by": done(book, "row 1")})
-    grant(book, a_fix("row 1"))  # only granted: nothing was done yet
-    assert taken_back(book) == {"row 1"}
-    with book.write() as connection:
-        connection.execute(update(fix).where(fix.c.state == "granted").values(state="refused"))
-    done(book, "row 1")
-    assert taken_back(book) == set()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from runbook import settings
 from runbook.errors import LedgerError, NotPermitted
@@ -46,7 +49,17 @@ def test_an_attempt_that_breaks_stays_intended(book: Ledger) -> None:
     with pytest.raises(ZeroDivisionError), Permit(book, [one]).attempt(one):
         _ = 1 / 0
     assert book.state(one.id) is FixState.intended
+    assert told(book, one.id)[-1] == ("interrupted", {"error": "ZeroDivisionError"})
     refused(Permit(book, [one]), one)
+
+
+def test_an_outcome_that_comes_after_another_run_settled_the_fix_is_noted(book: Ledger) -> None:
+    one = grant(book, a_fix())
+    with Permit(book, [one]).attempt(one) as attempt:
+        book.move(one.id, [FixState.intended], FixState.failed, {"seen": "old"})
+        attempt.did(rows=1)
+    assert book.state(one.id) is FixState.failed
+    assert told(book, one.id)[-1] == ("late", {"outcome": "applied", "rows": 1})
 
 
 def refused(permit: Permit, one: Fix) -> str:
@@ -132,6 +145,27 @@ def test_the_red_button_stops_a_fix_that_was_granted_already(book: Ledger) -> No
     refused(Permit(book, [one]), one)
     with Permit(book, [other]).attempt(other):
         pass
+
+
+def test_the_red_button_stops_a_hand_that_waits_for_its_turn_to_write(book: Ledger, ledger_url: str) -> None:
+    one, waits, acted = grant(book, a_fix()), threading.Event(), threading.Event()
+
+    def asks_for_its_turn(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        if "IMMEDIATE" in statement or "pg_advisory_xact_lock" in statement:
+            waits.set()
+
+    def act() -> None:
+        with suppress(NotPermitted), Permit(book, [one]).attempt(one):
+            acted.set()
+
+    hand = threading.Thread(target=act)
+    event.listen(book.engine, "before_cursor_execute", asks_for_its_turn)
+    with Ledger(ledger_url).write() as connection:
+        hand.start()
+        assert waits.wait(10)
+        book.note(connection, "stop", {"reason": "fire"})
+    hand.join()
+    assert (acted.is_set(), book.state(one.id)) == (False, FixState.refused)
 
 
 def test_when_the_outcome_cannot_be_written_the_intent_stays(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -138,6 +139,48 @@ def test_a_persons_risk_needs_a_person_even_in_auto() -> None:
     assert granted([one], facts(approved={one.key})) == [True]
 
 
+@pytest.mark.parametrize("mode", [Mode.approve, Mode.auto])
+def test_after_failures_a_person_may_go_on_and_nobody_else(mode: Mode) -> None:
+    one, other = a_fix("row 1"), a_fix("row 2")
+    known = facts(mode=mode, approved={one.key}, history=past(3, state=FixState.failed))
+    assert granted([one, other], known) == [True, False]
+    assert "a person must look" in why(other, known)
+    capped = facts(mode=mode, approved={one.key}, history=past(3, state=FixState.failed, target="row 1"))
+    assert "cap of row 1" in why(one, capped)
+
+
+def charge(target: str, amount: int) -> Fix:
+    return a_fix(target).model_copy(update={"expect": {"amount": amount}})
+
+
+PURSE = {**DEFAULT_CAPS, "set": Cap(cents_24h=1_000)}
+
+
+@pytest.mark.parametrize(
+    ("moved", "age", "amount", "may"),
+    [
+        (0, 0, 1_000, True),
+        (0, 0, 1_001, False),
+        (400, 1_000, 600, True),
+        (400, 1_000, 601, False),
+        (400, HOURS_24 - 1, 601, False),
+        (400, HOURS_24, 1_000, True),
+        (400, -MINUTES_15, 601, False),
+        (5_000, 1_000, 0, True),
+    ],
+)
+def test_money_has_a_ceiling_over_a_day_that_a_person_may_pass(moved: int, age: int, amount: int, may: bool) -> None:
+    one = charge("row 1", amount)
+    known = facts(history=past(1, cents=moved, age=age), caps=PURSE)
+    assert granted([one], known) == [may]
+    assert may or "1000 cents in 24 hours" in why(one, known)
+    assert granted([one], replace(known, approved={one.key})) == [True]
+
+
+def test_the_charges_of_one_plan_count_against_each_other() -> None:
+    assert granted([charge("a", 600), charge("b", 600), charge("c", 400)], facts(caps=PURSE)) == [True, False, True]
+
+
 def test_an_approval_is_good_for_the_state_it_was_given_for() -> None:
     one, drifted = a_fix(was="old"), a_fix(was="newer")
     known = facts(mode=Mode.approve, approved={one.key})
@@ -259,7 +302,7 @@ def test_no_history_and_no_plan_break_a_bound(
     breaker = caps.get("a-runbook", caps["runbook"]).failures_15min
     bad = {FixState.failed, FixState.intended}
     broken = sum(one.runbook == "a-runbook" and one.state in bad and NOW - one.at_ms < MINUTES_15 for one in history)
-    assert not out or breaker is None or broken < breaker
+    assert {one.key for one in out} <= keys or breaker is None or broken < breaker
 
 
 @settings(deadline=None, max_examples=100)

@@ -170,7 +170,7 @@ async def test_an_unsettled_fix_whose_outcome_stays_unseen_is_told() -> None:
         fix_id = recorded_fix.id
         before.ledger.move(fix_id, [FixState.granted], FixState.intended, {})
         with before.ledger.write() as connection:
-            connection.exec_driver_sql("UPDATE fix SET intended_at_ms = 0")
+            connection.exec_driver_sql("UPDATE fix SET intended_at_ms = 0, owner = 'elsewhere:1:1'")
 
     async def act(*_all: object) -> None:
         raise AssertionError("settling never acts")
