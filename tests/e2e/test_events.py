@@ -13,9 +13,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import PrefectClient
+from prefect.states import Scheduled
 
 from demo.prefect_api import Api
 from demo.stack import HOOKS_TOKEN, Stack
+from deployments.responder import Responder
 from tests.e2e.test_prefect import until
 from tests.ingress.parts import SECRET, signed
 
@@ -108,6 +111,17 @@ def test_a_run_that_was_deleted_ends_no_listening(listening: Listening) -> None:
     listening.post()
     listening.ended(before + 1)
     assert "Prefect is away" not in log.read_text()
+
+
+async def test_a_responder_that_stalled_does_not_run_again_what_is_done(listening: Listening) -> None:
+    done = next(one for one in listening.runs() if one["state"]["type"] == "COMPLETED")
+    async with PrefectClient(api=f"{listening.stack.prefect.url}/api") as client:
+        run = await client.read_flow_run(uuid.UUID(done["id"]))
+        heard = run.model_copy(update={"state": Scheduled()})
+        assert await Responder(client, {})._claim(heard) is None
+        now = await client.read_flow_run(run.id)
+        assert now.state is not None
+        assert now.state.is_completed()
 
 
 def test_a_burst_ends_with_a_run_that_began_after_it(listening: Listening) -> None:
