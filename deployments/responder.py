@@ -27,6 +27,7 @@ from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.events import Event
 from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventFilter, EventNameFilter
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Pending
 
@@ -56,7 +57,10 @@ class Responder:
 
     async def hear(self, event: Event) -> None:
         """Begin the run this event speaks of, when an automation made it and its flow is warm."""
-        run = await self._client.read_flow_run(UUID(event.resource.id.removeprefix("prefect.flow-run.")))
+        try:
+            run = await self._client.read_flow_run(UUID(event.resource.id.removeprefix("prefect.flow-run.")))
+        except ObjectNotFound:  # deleted meanwhile
+            return
         key = run.deployment_id
         if key is None or key not in self._warm or run.created_by is None or run.created_by.type != "AUTOMATION":
             return
@@ -69,37 +73,38 @@ class Responder:
         task.add_done_callback(self._tasks.discard)
 
     async def _work(self, key: UUID) -> None:
-        fresh = not self._slots.locked()  # the first of them was read a moment ago, if it need not wait for a slot
         try:
             while self._waiting[key]:
                 *older, newest = self._waiting[key]
                 self._waiting[key] = []
                 for one in older:
-                    if await self._claim(one, fresh=False):
+                    if await self._claim(one):
                         await self._client.set_flow_run_state(one.id, Cancelled(message=f"{newest.name} does it all"))
                 async with self._slots:
-                    await self._run(self._warm[key], newest, fresh=fresh)
-                fresh = False
+                    await self._run(self._warm[key], newest)
         except Exception:
             log.exception("a run of %s ended badly; workers and schedules go on", self._warm[key].name)
         finally:
             del self._waiting[key]
 
-    async def _run(self, flow: Flow[Any, Any], run: FlowRun, *, fresh: bool) -> None:
-        pending = await self._claim(run, fresh=fresh)
+    async def _run(self, flow: Flow[Any, Any], run: FlowRun) -> None:
+        pending = await self._claim(run)
         if pending is not None:
             mine = run.model_copy(update={"state": pending})
             await prefect.flow_engine.run_flow_async(
                 flow, flow_run=mine, parameters=mine.parameters, return_type="state"
             )
 
-    async def _claim(self, run: FlowRun, *, fresh: bool) -> State[Any] | None:
+    async def _claim(self, run: FlowRun) -> State[Any] | None:
         """Its Pending state when the run is ours; None when a worker was first, or another run holds the deployment.
 
-        Unless ``run`` is ``fresh`` it is read again: heard of late, after a restart say, it may be done, and Prefect
-        would let it be begun again.
+        It is read again first: heard of late, after a restart or a stall, it may be done, and Prefect would let it be
+        begun again.
         """
-        now = run if fresh else await self._client.read_flow_run(run.id)
+        try:
+            now = await self._client.read_flow_run(run.id)
+        except ObjectNotFound:
+            return None
         if now.state is None or not now.state.is_scheduled():
             return None
         answer: OrchestrationResult[Any] = await self._client.set_flow_run_state(run.id, Pending())
@@ -112,8 +117,8 @@ class Responder:
 
 
 async def read_warm(client: PrefectClient) -> dict[UUID, Flow[Any, Any]]:
-    """Every deployment of a runbook, with its flow imported; raises ``BadSetting`` where there is none."""
-    wanted = DeploymentFilter(name=DeploymentFilterName(any_=flows.acting()))
+    """Every deployment of ours, with its flow imported; raises ``BadSetting`` where there is none."""
+    wanted = DeploymentFilter(name=DeploymentFilterName(any_=flows.every()))
     found = {one.id: flows.runbook(one.name) for one in await client.read_deployments(deployment_filter=wanted)}
     if not found:
         raise BadSetting("PREFECT_API_URL", "has no deployment of ours", "prefect --no-prompt deploy --all")

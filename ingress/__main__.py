@@ -7,6 +7,7 @@ import sys
 import uvicorn
 
 from ingress.app import create
+from ingress.signatures import public_key
 from runbook.errors import RunbookError
 from runbook.ledger import ledger
 from runbook.settings import settings
@@ -17,6 +18,8 @@ def main() -> int:
     try:
         known = settings()
         ledger()
+        if known.ingress_sendgrid_public_key:
+            public_key(known.secret("INGRESS_SENDGRID_PUBLIC_KEY"))
     except RunbookError as error:
         sys.stderr.write(f"runbook ingress: {error}\n")
         return 2

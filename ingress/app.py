@@ -31,7 +31,8 @@ class Metrics:
         self.doubles = Counter("runbook_hook_doubles", "Hooks dropped: seen before.", ["provider"], registry=at)
         self.refused = Counter("runbook_hook_refusals", "Webhooks refused.", ["provider", "reason"], registry=at)
         self.dropped = Gauge("runbook_hooks_cooled", "Hooks a cooldown dropped since the start.", registry=at)
-        self.backlog = Gauge("runbook_hook_backlog", "Hooks stored that Prefect does not have yet.", registry=at)
+        self.held = Gauge("runbook_hooks_held", "Hooks a cooldown holds until their time.", registry=at)
+        self.backlog = Gauge("runbook_hook_backlog", "Hooks due that Prefect does not have yet.", registry=at)
 
 
 def create() -> FastAPI:
@@ -92,6 +93,7 @@ def create() -> FastAPI:
     async def measured() -> Response:
         with contextlib.suppress(RunbookError):
             metrics.dropped.set(app.state.store.dropped)
+            metrics.held.set(app.state.store.held)
             metrics.backlog.set(await asyncio.to_thread(app.state.store.backlog))
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 

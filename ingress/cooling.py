@@ -17,10 +17,11 @@ AT_ONCE = 20_000
 
 
 class Cooled(NamedTuple):
-    """The hooks to tell, by number; how many were dropped; when to look again, in Unix ms."""
+    """The hooks to tell, by number; how many were dropped, how many wait; when to look again, in Unix ms."""
 
     tell: Sequence[int]
     dropped: int
+    held: int
     again_at_ms: int | None
 
 
@@ -33,7 +34,7 @@ def settle(ledger: Ledger, rules: Mapping[str, Rule]) -> Cooled:
     ours = or_(hook.c.event.in_(names), hook.c.resource.in_(names))
     rule = select(hook.c.seq, hook.c.event, hook.c.resource, hook.c.received_at_ms)
     rule = rule.where(hook.c.handled_at_ms.is_(None), ours).order_by(hook.c.seq).limit(AT_ONCE)
-    chosen, dropped, again = list[int](), 0, list[int]()
+    chosen, dropped, held, again = list[int](), 0, 0, list[int]()
     with ledger.write() as connection:
         groups: dict[tuple[str, str], list[RowMapping]] = {}
         for row in connection.execute(rule).mappings():
@@ -45,7 +46,8 @@ def settle(ledger: Ledger, rules: Mapping[str, Rule]) -> Cooled:
                 continue
             picked, gone, at = _one(connection, f"cooldown {event} {resource}"[:255], bound, rows)
             chosen, dropped, again = chosen + picked, dropped + gone, again + at
-    return Cooled(chosen, dropped, min(again, default=None))
+            held += 0 if picked else len(rows) - gone
+    return Cooled(chosen, dropped, held, min(again, default=None))
 
 
 def _one(connection: Connection, key: str, bound: Rule, rows: Sequence[RowMapping]) -> tuple[list[int], int, list[int]]:

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import httpx
@@ -25,6 +26,8 @@ SHOWN_MS = 15_000
 LOOK_BACK_MS = 120_000
 """How far a new process looks back for events that Prefect may have lost."""
 ASKED_AT_ONCE = 50
+TOLD_AGAIN = 3
+"""How often what Prefect took and does not show is told again: beyond its size limit it drops an event in silence."""
 
 RETRY_SECONDS = (0.2, 0.5, 1, 2, 5, 10)
 IDS = uuid.UUID("7b1f5c1e-3a52-4c4e-9d0e-2f6f3a1c9b11")
@@ -41,6 +44,7 @@ class Teller:
         self._store = store
         self.wake = asyncio.Event()
         self._confirmed_ms = now_ms() - LOOK_BACK_MS
+        self._lost: Counter[str] = Counter()  # how often each was lost, by the event's id
 
     async def run(self) -> None:
         """Deliver for ever; ends by cancellation only."""
@@ -73,7 +77,10 @@ class Teller:
             await asyncio.wait_for(self.wake.wait(), wait / 1000)
 
     async def confirm(self, http: httpx.AsyncClient) -> None:
-        """Put back what Prefect took and does not show: its server died with it in memory. The id stays the same."""
+        """Put back what Prefect took and does not show: its server died with it in memory. The id stays the same.
+
+        What is lost time and again is given up: it stays in the ledger only.
+        """
         until = now_ms() - SHOWN_MS
         if until - self._confirmed_ms < SHOWN_MS / 3:
             return
@@ -81,11 +88,21 @@ class Teller:
         for at in range(0, len(told), ASKED_AT_ONCE):
             some = {event_id(one): number for number, one in told[at : at + ASKED_AT_ONCE]}
             wanted = {"filter": {"id": {"id": list(some)}}, "limit": ASKED_AT_ONCE}
-            found = (await http.post("/events/filter", json=wanted)).json()["events"]
-            if lost := [number for key, number in some.items() if key not in {one["id"] for one in found}]:
-                log.warning("Prefect has lost %s events it had taken; they are told again", len(lost))
-                await asyncio.to_thread(self._store.put_back, lost)
+            found = {one["id"] for one in (await http.post("/events/filter", json=wanted)).json()["events"]}
+            await self._put_back({key: number for key, number in some.items() if key not in found})
+            self._lost = Counter({key: times for key, times in self._lost.items() if key not in found})
         self._confirmed_ms = until
+
+    async def _put_back(self, lost: Mapping[str, int]) -> None:
+        self._lost.update(lost.keys())
+        given_up = [number for key, number in lost.items() if self._lost[key] > TOLD_AGAIN]
+        again = [number for number in lost.values() if number not in given_up]
+        if again:
+            log.warning("Prefect has lost %s events it had taken; they are told again", len(again))
+            await asyncio.to_thread(self._store.put_back, again)
+        if given_up:
+            log.error("Prefect never shows hooks %s, too large for it perhaps; they are in the ledger only", given_up)
+            await asyncio.to_thread(self._store.drop, given_up)
 
     async def tell(self, http: httpx.AsyncClient) -> bool:
         """Deliver one batch; True when there may be more."""

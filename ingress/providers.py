@@ -14,6 +14,8 @@ from runbook.mask import mask
 from runbook.model import Frozen, Json
 
 NAME = re.compile(r"[^A-Za-z0-9_-]+")
+ID_LENGTH = 200
+SENTRY = ("metric_alert", "comment", "installation", "error", "issue", "event")
 
 
 class Hook(Frozen):
@@ -49,12 +51,15 @@ def stripe(body: Json) -> Iterator[Hook]:
 
 
 def sentry(body: Json) -> Iterator[Hook]:
-    """An issue or alert of Sentry's; the same body is the same hook, as its timestamp is not signed."""
-    data = body.get("data", {})
-    about = data.get("issue") or data.get("event") or {}
-    kind = "issue" if "issue" in data else "event_alert"
-    thing = {"id": about.get("id") or about.get("issue_id"), "title": about.get("title"), "level": about.get("level")}
-    yield _hook("sentry", _digest(body), f"{kind}.{body['action']}", about.get("project") or "project", thing)
+    """An issue, alert, comment … of Sentry's; the same body is the same hook, as its timestamp is not signed."""
+    data = body["data"]
+    # Sentry names the kind in a header it does not sign, and by this key in the body it signs.
+    key = next((one for one in SENTRY if one in data), "other")
+    about = data[key] if isinstance(data.get(key), Mapping) else data
+    title = about.get("title") or data.get("description_title")
+    thing = {"id": about.get("id") or about.get("issue_id"), "title": title, "level": about.get("level")}
+    kind = "event_alert" if key == "event" else key
+    yield _hook("sentry", _digest(body), f"{kind}.{body['action']}", _project(about) or "project", thing)
 
 
 def sendgrid(body: Json) -> Iterator[Hook]:
@@ -78,17 +83,14 @@ def alertmanager(body: Json) -> Iterator[Hook]:
         labels, firing = one.get("labels", {}), one["status"] == "firing"
         mark = _digest([labels, one["status"], one["startsAt"], one.get("endsAt") if not firing else ""])
         thing = {"labels": labels, "annotations": one.get("annotations", {}), "status": one["status"]}
-        if firing and labels.get("runbook"):
-            resource = f"runbook.{_name(labels['runbook'])}"
-            yield Hook(id=mark, event="runbook.wanted", resource=resource, payload=mask(thing))
-        else:
-            yield _hook("alertmanager", mark, one["status"], labels.get("alertname") or "alert", thing)
+        made = _hook("alertmanager", mark, one["status"], labels.get("alertname") or "alert", thing)
+        yield _wanted(made, labels["runbook"]) if firing and labels.get("runbook") else made
 
 
 def vercel(body: Json) -> Iterator[Hook]:
     """The error lines of a log drain's batch."""
     for one in body:
-        if one.get("level") in {"error", "fatal"} or int(one.get("statusCode") or 0) >= 500:
+        if one.get("level") in {"error", "fatal"} or float(one.get("statusCode") or 0) >= 500:
             thing = {key: one.get(key) for key in ("level", "statusCode", "path", "source", "deploymentId", "message")}
             yield _hook("vercel", one["id"], "log.error", one.get("projectId") or "project", thing)
 
@@ -102,8 +104,10 @@ def app(body: Json) -> Iterator[Hook]:
 
 
 def generic(body: Json) -> Iterator[Hook]:
-    """``{"id", "event", "resource", "payload"}`` as you like; the names are put below ``generic.``."""
-    yield _hook("generic", body["id"], body["event"], body["resource"], dict(body.get("payload", {})))
+    """``{"id", "event", "resource", "payload"}`` as you like, the names put below ``generic.``; ``runbook`` asks for
+    the runbook it names."""
+    made = _hook("generic", body["id"], body["event"], body["resource"], dict(body.get("payload", {})))
+    yield _wanted(made, body["runbook"]) if body.get("runbook") else made
 
 
 PROVIDERS: Mapping[str, Provider] = {
@@ -126,7 +130,7 @@ def hooks(provider: Provider, body: bytes) -> Sequence[Hook]:
         # A log drain may send one JSON object a line instead of an array.
         parsed: Any = json.loads(text) if text.lstrip()[:1] in "[{" and len(lines) < 2 else _lines(text, lines)
         return [Hook(**_storable(one.model_dump())) for one in provider.read(parsed)]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise Malformed(type(error).__name__) from None
 
 
@@ -150,11 +154,35 @@ def _lines(text: str, lines: Sequence[str]) -> Json:
 
 def _hook(provider: str, mark: object, event: object, resource: object, payload: Mapping[str, Json]) -> Hook:
     return Hook(
-        id=f"{provider}:{mark}"[:200],
-        event=f"{provider}.{mask(str(event))}"[:200],
+        id=_short(f"{provider}:{_said(mark)}"),
+        event=f"{provider}.{mask(_said(event))}"[:200],
         resource=f"runbook.{provider}.{_name(resource)}",
         payload=mask(dict(payload)),
     )
+
+
+def _wanted(hook: Hook, runbook: object) -> Hook:
+    return hook.model_copy(update={"event": "runbook.wanted", "resource": f"runbook.{_name(runbook)}"})
+
+
+def _said(value: object) -> str:
+    """A name of the sender's; none would make the next hook without one its double."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+        raise ValueError("no name")
+    return str(value)
+
+
+def _short(mark: str) -> str:
+    """What a row has room for; two long ids with one beginning stay two."""
+    return mark if len(mark) <= ID_LENGTH else f"{mark[:100]}:{_digest(mark)}"
+
+
+def _project(about: Mapping[str, Json]) -> Json:
+    """Its slug, which Sentry has in one place for each kind of hook, or its number."""
+    project = about.get("project")
+    if isinstance(project, Mapping):
+        return project.get("slug") or project.get("id")
+    return about.get("project_slug") or project or next(iter(about.get("projects") or ()), None)
 
 
 def _name(text: object) -> str:

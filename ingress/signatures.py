@@ -7,7 +7,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -42,7 +42,7 @@ def sendgrid(secret: str, headers: Headers, body: bytes, now: float) -> None:
     signature = _header(headers, "x-twilio-email-event-webhook-signature")
     stamp = _header(headers, "x-twilio-email-event-webhook-timestamp")
     try:
-        _public_key(secret).verify(base64.b64decode(signature), stamp.encode() + body, ECDSA(SHA256()))
+        public_key(secret).verify(base64.b64decode(signature), stamp.encode() + body, ECDSA(SHA256()))
     except (InvalidSignature, ValueError):
         raise Refused("forged") from None
     _fresh(stamp, now)
@@ -105,10 +105,11 @@ def _fresh(stamp: str, now: float) -> None:
         raise Refused("stale")
 
 
-def _public_key(text: str) -> EllipticCurvePublicKey:
+def public_key(text: str) -> EllipticCurvePublicKey:
+    """SendGrid's verification key as it shows it; raises ``BadSetting`` where the setting holds something else."""
     try:
         key = load_der_public_key(base64.b64decode(text))
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, EllipticCurvePublicKey):
         name = "INGRESS_SENDGRID_PUBLIC_KEY"

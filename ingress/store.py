@@ -32,7 +32,8 @@ class Store:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.dropped = 0  # by a cooldown
-        self.again_at_ms: int | None = None  # when one of those that a cooldown holds may be due
+        self.held = 0  # by a cooldown, at the last look
+        self.again_at_ms: int | None = None  # when one of those may be due
         self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="ingress-store", daemon=True)
 
@@ -83,7 +84,7 @@ class Store:
         rule = select(hook).where(hook.c.handled_at_ms.is_(None)).order_by(hook.c.seq).limit(limit)
         if rules := profile().cooldown:
             cooled = settle(self._ledger, rules)
-            self.dropped, self.again_at_ms = self.dropped + cooled.dropped, cooled.again_at_ms
+            self.dropped, self.held, self.again_at_ms = self.dropped + cooled.dropped, cooled.held, cooled.again_at_ms
             names = [*rules, *(f"runbook.{name}" for name in rules)]
             free = hook.c.event.not_in(names) & hook.c.resource.not_in(names)
             rule = rule.where(or_(free, hook.c.seq.in_(cooled.tell[:limit])))
@@ -92,10 +93,10 @@ class Store:
             return [(row["seq"], _as_hook(dict(row)), row["received_at_ms"]) for row in rows]
 
     def backlog(self) -> int:
-        """How many hooks Prefect does not have yet."""
+        """How many hooks Prefect shall have and does not yet: what a cooldown holds is not one."""
         with self._ledger.read() as connection:
             rule = select(func.count()).select_from(hook).where(hook.c.handled_at_ms.is_(None))
-            return int(connection.execute(rule).scalar_one())
+            return max(0, int(connection.execute(rule).scalar_one()) - self.held)
 
     def handled(self, numbers: Sequence[int]) -> None:
         """Mark hooks that Prefect has taken, and forget those handled long ago."""

@@ -13,10 +13,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import PrefectClient
+from prefect.states import Scheduled
 
 from demo.prefect_api import Api
 from demo.stack import HOOKS_TOKEN, Stack
+from deployments.responder import Responder
 from tests.e2e.test_prefect import until
+from tests.ingress.parts import SECRET, signed
 
 pytestmark = pytest.mark.prefect
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
@@ -94,6 +98,32 @@ def test_a_warm_process_runs_it(listening: Listening) -> None:
     assert any(by_responder(run) for run in seen)
 
 
+def test_a_run_that_was_deleted_ends_no_listening(listening: Listening) -> None:
+    log = listening.stack.folder / "responder.log"
+    gone = {
+        "id": str(uuid.uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": "prefect.flow-run.Scheduled",
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{uuid.uuid4()}"},
+    }
+    listening.api.call("POST", "/events", [gone])
+    before = len(listening.runs())
+    listening.post()
+    listening.ended(before + 1)
+    assert "Prefect is away" not in log.read_text()
+
+
+async def test_a_responder_that_stalled_does_not_run_again_what_is_done(listening: Listening) -> None:
+    done = next(one for one in listening.runs() if one["state"]["type"] == "COMPLETED")
+    async with PrefectClient(api=f"{listening.stack.prefect.url}/api") as client:
+        run = await client.read_flow_run(uuid.UUID(done["id"]))
+        heard = run.model_copy(update={"state": Scheduled()})
+        assert await Responder(client, {})._claim(heard) is None
+        now = await client.read_flow_run(run.id)
+        assert now.state is not None
+        assert now.state.is_completed()
+
+
 def test_a_burst_ends_with_a_run_that_began_after_it(listening: Listening) -> None:
     before = len(listening.runs())
     for _ in range(8):
@@ -132,3 +162,24 @@ def test_without_a_responder_a_worker_runs_it_and_a_new_responder_does_not_again
     time.sleep(SETTLE_SECONDS)
     (again,) = listening.runs()[before:]
     assert again["run_count"] == 1
+
+
+def test_what_a_sender_says_starts_the_runbook_that_looks_at_it_and_a_storm_of_it_once(listening: Listening) -> None:
+    before = len(listening.runs())
+    listening.stack.prefect.env["INGRESS_STRIPE_SECRET"] = SECRET
+    kill(listening.ingress)
+    listening.ingress = listening.stack.start_ingress()
+    for number in range(20):
+        invoice = {"id": f"in_{number}", "object": "invoice", "customer": "cus_1"}
+        said = {"id": f"evt_{number}", "type": "invoice.payment_failed", "data": {"object": invoice}}
+        body = json.dumps(said).encode()
+        path, headers = signed("stripe", body)
+        urllib.request.urlopen(
+            urllib.request.Request(f"{listening.stack.hooks_url}/hooks/{path}", body, headers), timeout=5
+        )
+    (run,) = listening.ended(before + 1)[before:]
+    deployment = listening.api.call("GET", "/deployments/name/failed-payments/failed-payments")
+    assert run["deployment_id"] == deployment["id"]
+    assert run["state"]["type"] == "COMPLETED"
+    time.sleep(SETTLE_SECONDS)
+    assert len(listening.runs()) == before + 1

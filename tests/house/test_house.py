@@ -16,8 +16,10 @@ from prefect.cache_policies import NO_CACHE
 
 import flows
 from docs.generate import WORDS
+from ingress.providers import PROVIDERS
 from runbook.permit import Hand
 from runbook.step import Step
+from tests.ingress.test_ingress import NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("runbook", "tasks", "flows", "ingress", "deployments")
@@ -25,17 +27,28 @@ EVERY = flows.every()
 
 DEPLOYMENT = {
     "definitions": {
-        "trigger": {
+        "wanted": {
             "type": "object",
             "additionalProperties": False,
             "required": ["type", "expect", "match", "parameters"],
             "properties": {
                 "type": {"const": "event"},
-                "expect": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+                "expect": {"const": ["runbook.wanted"]},
                 "match": {"type": "object", "required": ["prefect.resource.id"]},
                 "parameters": {"type": "object"},
             },
-        }
+        },
+        "hint": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["type", "expect", "within", "parameters"],
+            "properties": {
+                "type": {"const": "event"},
+                "expect": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+                "within": {"type": "integer", "minimum": 60},
+                "parameters": {"type": "object"},
+            },
+        },
     },
     "type": "object",
     "additionalProperties": False,
@@ -72,7 +85,11 @@ DEPLOYMENT = {
         "work_pool": {
             "const": {"name": "runbook", "job_variables": {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}}}
         },
-        "triggers": {"type": "array", "minItems": 1, "items": {"$ref": "#/definitions/trigger"}},
+        "triggers": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"oneOf": [{"$ref": "#/definitions/wanted"}, {"$ref": "#/definitions/hint"}]},
+        },
     },
 }
 """The keys prefect.yaml may have here: Prefect ignores a misspelled one in silence."""
@@ -99,10 +116,38 @@ def test_prefect_yaml_is_spelled_right(name: str) -> None:
 
 @pytest.mark.parametrize("name", flows.acting())
 def test_every_runbook_is_started_by_the_event_that_names_it(name: str) -> None:
-    (trigger,) = deployments()[name]["triggers"]
-    assert trigger["expect"] == ["runbook.wanted"]
+    (trigger,) = [one for one in deployments()[name]["triggers"] if one["expect"] == ["runbook.wanted"]]
     assert trigger["match"] == {"prefect.resource.id": f"runbook.{name}"}
     flows.runbook(name).validate_parameters(trigger["parameters"])
+
+
+def hints() -> list[tuple[str, str]]:
+    """(event, the flow it starts) for all that senders say."""
+    found = []
+    for name, entry in deployments().items():
+        for trigger in entry.get("triggers", []):
+            flows.runbook(name).validate_parameters(trigger["parameters"])
+            found += [(event, name) for event in trigger["expect"] if event != "runbook.wanted"]
+    return found
+
+
+STARTS_NOTHING = {"generic.deploy.failed"}
+"""What the senders of our tests say and no flow is started by: generic names are each user's own."""
+
+
+def test_every_sender_starts_a_flow_by_what_it_really_says() -> None:
+    said = {event for events in NAMES.values() for event, _resource in events} - {"runbook.wanted"}
+    assert said - {event for event, _flow in hints()} == STARTS_NOTHING
+    assert {event.partition(".")[0] for event, _flow in hints()} == PROVIDERS.keys() - {"generic"}
+
+
+def test_operations_names_what_each_sender_starts() -> None:
+    rows = [line for line in (ROOT / "docs" / "operations.md").read_text("utf-8").splitlines() if "`/hooks/" in line]
+    for event, flow in hints():
+        sender, _, rest = event.partition(".")
+        (row,) = [one for one in rows if f"`/hooks/{sender}" in one]
+        assert f"`{rest}`" in row, event
+        assert flow in row, event
 
 
 @pytest.mark.parametrize("name", EVERY)

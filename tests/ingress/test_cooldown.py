@@ -98,10 +98,18 @@ def test_what_is_gathered_is_told_once_and_what_is_counted_when_enough(
     until(lambda: told(prefect_events, "generic.gathered"), "what was gathered")
     assert told(prefect_events, "generic.gathered") == 1
     assert told(prefect_events, "generic.counted") == 0
+    until(lambda: _gauge(receivers.now, "runbook_hooks_held") == 3, "what is held")
+    assert _gauge(receivers.now, "runbook_hook_backlog") == 0
     receivers.now.send("generic", {"id": "b3", "event": "counted", "resource": "x"})
     until(lambda: told(prefect_events, "generic.counted"), "the third")
     (only,) = [one for one in prefect_events.taken if one["event"] == "generic.counted"]
     assert only["resource"]["prefect.resource.id"] == "runbook.generic.x"
+
+
+def _gauge(receiver: Receiver, name: str) -> float:
+    lines = httpx.get(f"{receiver.url}/metrics").text.splitlines()
+    (line,) = [line for line in lines if line.startswith(f"{name} ")]
+    return float(line.rsplit(" ", 1)[1])
 
 
 def _health(receiver: Receiver) -> str:

@@ -23,7 +23,14 @@ BODIES: dict[str, Any] = {
     },
     "sentry": {
         "action": "created",
-        "data": {"issue": {"id": "7", "title": "boom", "level": "error", "project": "web"}},
+        "data": {
+            "issue": {
+                "id": "7",
+                "title": "boom",
+                "level": "error",
+                "project": {"id": "1", "name": "Web", "slug": "web", "platform": "node"},
+            }
+        },
     },
     "sendgrid": [
         {"sg_event_id": "e1", "event": "bounce", "email": "a@example.com", "reason": "550 5.1.1 no such user"}
@@ -65,7 +72,6 @@ NAMES = {
     "generic": [("generic.deploy.failed", "runbook.generic.web")],
 }
 EVERY = sorted(BODIES)
-ODD = [b"", b"{", b"[]", b"null", b"7", b'{"a": 1}', b"\xff\xfe", b"[" * 50_000, b'[{"x":[]}]']
 
 
 def stored(receiver: Receiver) -> list[Any]:
@@ -159,6 +165,21 @@ def test_what_prefect_took_and_lost_is_told_again(
     prefect_events.loses = False
     until(lambda: "0 to tell" in httpx.get(f"{receiver.url}/healthz").text, "an empty backlog")
     assert len({one["id"] for one in prefect_events.taken}) == 1
+
+
+def test_what_prefect_never_shows_is_given_up_and_kept(
+    receiver: Receiver, prefect_events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingress.prefect_events, "SHOWN_MS", 200)
+    prefect_events.loses = True
+    receiver.send("generic", BODIES["generic"])
+
+    def given_up() -> bool:
+        (row,) = stored(receiver)
+        return bool(row["handled_at_ms"] == row["received_at_ms"])
+
+    until(given_up, "the hook given up")
+    assert len(prefect_events.taken) == 1 + ingress.prefect_events.TOLD_AGAIN
 
 
 def test_one_event_prefect_will_never_take_holds_up_no_other(receiver: Receiver, prefect_events: Events) -> None:
