@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -46,16 +47,19 @@ async def begin(source: Path | None, ask: Ask | None, say: Callable[[str], None]
     """Set up ``RUNBOOK_HOME`` from the app's own ``.env``, write runbook.toml, check, and sweep in mode observe.
 
     Nothing that exists is overwritten. ``ask`` is None where nobody is there to answer. Raises ``BadSetting`` where
-    there is neither a ``.env`` nor a ``DATABASE_URL``.
+    there is neither a ``.env`` nor a ``DATABASE_URL``, or where ``RUNBOOK_HOME`` cannot be written.
     """
     told = [_environment(source, ask)]
     say(told[0])
-    role = ""
+    sql = ""
     try:
-        line, role = await _database()
-        told.append(line)
+        found = await _names()
     except RunbookError as error:
         told.append(f"The database was not looked at. {error}")
+    else:
+        told.append(_profile(found))
+        forget()
+        sql = await role.of_settings()
     say(told[1])
     forget()
     say("Checking every setting, connection, privilege and scope …")
@@ -64,7 +68,7 @@ async def begin(source: Path | None, ask: Ask | None, say: Callable[[str], None]
     from flows.health_sweep import sweep  # the flows read their defaults from runbook.toml, which is only now there
 
     reports = tuple(await sweep(flows.names(), Mode.observe, EACH_SECONDS))
-    return Started(told=tuple(told), role=role, checks=checks, reports=reports)
+    return Started(told=tuple(told), role=sql, checks=checks, reports=reports)
 
 
 def _environment(source: Path | None, ask: Ask | None) -> str:
@@ -103,31 +107,43 @@ def _known(source: Path) -> dict[str, str]:
 
 
 def _write(target: Path, values: Mapping[str, str]) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with _whole(target, 0o600, "RUNBOOK_HOME") as part:
         for name, value in values.items():
-            set_key(target, name, value, quote_mode="always")
-        target.chmod(0o600)
+            set_key(part, name, value, quote_mode="always")
+        part.chmod(0o600)
+
+
+@contextmanager
+def _whole(path: Path, mode: int, setting: str) -> Iterator[Path]:
+    """A file that becomes ``path`` once it is all written; ``BadSetting`` names ``setting`` where it cannot."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, mode))
+        yield part
+        part.replace(path)
     except OSError as error:
-        raise BadSetting(
-            "RUNBOOK_HOME", f"cannot write {target}: {error.strerror}", "name a folder you may write"
-        ) from None
+        raise BadSetting(setting, f"cannot write {path}: {error.strerror}", "name a folder you may write") from None
+    finally:
+        with suppress(OSError):
+            part.unlink()
 
 
-async def _database() -> tuple[str, str]:
-    path = settings().runbook_profile or home() / "runbook.toml"
+async def _names() -> Named:
     url = settings().secret(settings().monitor_setting())
     schema = dict(parse_qsl(urlsplit(url).query)).get("schema", "")
-    found = match(await read_catalog(), schema)
+    return match(await read_catalog(), schema)
+
+
+def _profile(found: Named) -> str:
+    named = settings().runbook_profile
+    path = named or home() / "runbook.toml"
     if path.exists():
-        line = f"{path} is there and stays as it is."
-    else:
-        path.write_text(_toml(found), "utf-8")
-        lacks = f"; not found: {', '.join(found.missing)}" if found.missing else ""
-        line = f"{path} written: {len(found.names)} names of tables and columns{lacks}."
-    forget()
-    return line, await role.of_settings()
+        return f"{path} is there and stays as it is."
+    with _whole(path, 0o666, "RUNBOOK_PROFILE" if named else "RUNBOOK_HOME") as part:
+        part.write_text(_toml(found), "utf-8")
+    lacks = f"; not found: {', '.join(found.missing)}" if found.missing else ""
+    return f"{path} written: {len(found.names)} names of tables and columns{lacks}."
 
 
 def _toml(found: Named) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 import flows
 from runbook import licence, schema, story
@@ -132,14 +132,25 @@ def export(ledger: Ledger, since: str) -> Iterator[dict[str, Json]]:
         at = rows[-1]["seq"]
 
 
+def place(ledger: Ledger) -> str:
+    """Which database this ledger is, and when a run last began by it: a wrong one is to be noticed at once."""
+    url = ledger.engine.url  # never as a URL: all of it is a secret, and would be masked
+    server = f"PostgreSQL {url.database} on {url.host or 'a local socket'}:{url.port or 5432}"
+    where = f"SQLite {url.database}" if url.get_backend_name() == "sqlite" else server
+    with ledger.read() as connection:
+        last = when(connection.execute(select(func.max(run.c.started_at_ms))).scalar())
+    return f"{where}, last run {last}" if last else f"{where}, WHERE NO RUN EVER WAS: is it the one your runs use?"
+
+
 def status(ledger: Ledger) -> dict[str, Json]:
-    """The red button, every fix that is granted or under way, and which runbooks may act alone."""
+    """The ledger, the red button, every fix that is granted or under way, and which runbooks may act alone."""
     with ledger.read() as connection:
         stopped = ledger.stopped(connection)
         rows = connection.execute(select(fix).where(fix.c.state.in_(schema.OPEN_STATES))).mappings()
         open_fixes = [{key: row[key] for key in ("id", "runbook", "action", "target", "state")} for row in rows]
     may = {name: _licence(licence.standing(ledger, name)) for name in flows.names()}
-    return {"stopped": stopped is not None, "reason": stopped or "", "open_fixes": open_fixes, "may_act_alone": may}
+    said = {"stopped": stopped is not None, "reason": stopped or "", "ledger": place(ledger)}
+    return said | {"open_fixes": open_fixes, "may_act_alone": may}
 
 
 def _licence(found: licence.Standing) -> str:

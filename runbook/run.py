@@ -26,6 +26,9 @@ from runbook.settings import settings
 ACT_MS = 15 * 60 * 1000
 """An older intent of another host is taken for left behind, since nobody can tell from here; on this host one can."""
 
+GONE_MS = 2 * 86_400_000
+"""Longer than any run with its question, which waits a day at most: an older one is of a host that is gone."""
+
 ACTED = frozenset({FixState.intended, FixState.applied, FixState.proven, FixState.failed, FixState.undone})
 
 
@@ -80,11 +83,12 @@ class Run:
 
     def _close_dead(self) -> None:
         """Write that runs of this runbook have ended whose process is gone: it could not do so itself."""
-        open_runs = select(table.c.id, table.c.owner).where(table.c.runbook == self.runbook, table.c.outcome.is_(None))
+        columns = (table.c.id, table.c.owner, table.c.started_at_ms)
+        open_runs = select(*columns).where(table.c.runbook == self.runbook, table.c.outcome.is_(None))
         with self.ledger.read() as connection:
             rows = connection.execute(open_runs).all()
         for row in rows:
-            if row.id != self.id and is_dead(row.owner):
+            if row.id != self.id and (is_dead(row.owner) or row.started_at_ms < now_ms() - GONE_MS):
                 self.ledger.close_run(row.id, "crashed", {"error": "its process is gone"})
 
     def well_ms(self) -> int:

@@ -6,7 +6,7 @@ What needs Prefect is imported by the command that needs it: the red button wait
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,15 +24,20 @@ app = typer.Typer()
 @app.command()
 def stop(reason: Annotated[str, typer.Argument()] = "by hand", as_json: AsJson = False) -> None:
     """The red button: from now on nothing acts, whoever started it."""
-    open_ledger().press("stop", str(mask(reason)))
-    say({"stopped": True, "reason": reason}, "Stopped. Nothing acts until: runbook start", as_json)
+    _press("stop", reason, "Stopped. Nothing acts until: runbook start", as_json)
 
 
 @app.command()
 def start(reason: Annotated[str, typer.Argument()] = "by hand", as_json: AsJson = False) -> None:
     """Let runs act again."""
-    open_ledger().press("start", str(mask(reason)))
-    say({"stopped": False, "reason": reason}, "Started. Runs may act again, up to RUNBOOK_MODE.", as_json)
+    _press("start", reason, "Started. Runs may act again, up to RUNBOOK_MODE.", as_json)
+
+
+def _press(button: Literal["stop", "start"], reason: str, done: str, as_json: bool) -> None:
+    book = open_ledger()
+    book.press(button, str(mask(reason)))
+    place = ledger_view.place(book)
+    say({"stopped": button == "stop", "reason": reason, "ledger": place}, f"{done}\nLedger: {place}", as_json)
 
 
 @app.command()

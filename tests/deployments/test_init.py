@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import pty
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ import pytest
 
 from demo.postgres import Postgres
 from demo.prefect_server import BIN, ROOT
+from deployments import first_start
 from deployments.role import role_sql
+from runbook.errors import BadSetting
 from runbook.settings import Settings, Tables
 
 SHOP = """
@@ -36,13 +40,19 @@ def server() -> Iterator[Postgres]:
         yield running
 
 
-def init(home: Path, *words: str) -> tuple[int, dict[str, Any], str]:
+def env(home: Path) -> dict[str, str]:
+    """Nothing of this process's settings; what is written beside the home is none of it."""
+    beside = next(folder for folder in home.parents if folder.is_dir())
     clean = {key: value for key, value in os.environ.items() if key.lower() not in Settings.model_fields}
-    nowhere = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_HOME": str(home / "prefect")}
-    own = {"RUNBOOK_HOME": str(home), "RUNBOOK_LEDGER_URL": f"sqlite:///{home}/ledger.db"}
+    nowhere = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_HOME": str(beside / "prefect")}
+    own = {"RUNBOOK_HOME": str(home), "RUNBOOK_LEDGER_URL": f"sqlite:///{beside}/ledger.db"}
+    return clean | nowhere | own
+
+
+def init(home: Path, *words: str, given: Mapping[str, str] | None = None) -> tuple[int, dict[str, Any], str]:
     done = subprocess.run(
         [str(BIN / "runbook"), "init", *words, "--json"],
-        env=clean | nowhere | own,
+        env=env(home) | dict(given or {}),
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -103,6 +113,54 @@ def test_a_database_that_is_down_does_not_end_it(tmp_path: Path) -> None:
     assert code == 2
     assert "cannot be reached" in document["told"][1]
     assert "hush-hush" not in json.dumps(document)
+
+
+def unwritable(folder: Path) -> Path:
+    """A home that nobody can make, root neither."""
+    (folder / "file").write_text("")
+    return folder / "file" / "home"
+
+
+def test_a_home_that_cannot_be_written_is_named(server: Postgres, tmp_path: Path) -> None:
+    home = unwritable(tmp_path)
+    app = tmp_path / "app.env"
+    app.write_text(f"DATABASE_URL={server.url(user='runbook')}\n")
+    code, document, _ = init(home, "--env", str(app))
+    assert code == 2 and document["reason"].startswith(f"RUNBOOK_HOME: cannot write {home}/.env")
+    code, document, _ = init(home, given={"DATABASE_URL": server.url(user="runbook")})
+    assert code == 2 and document["reason"].startswith(f"RUNBOOK_HOME: cannot write {home}/runbook.toml")
+    assert "Next: name a folder you may write" in document["reason"]
+
+
+def test_what_was_half_written_takes_no_place(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="No space left"), first_start._whole(tmp_path / "a.toml", 0o600, "X") as part:
+        part.write_text("half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []
+    with first_start._whole(tmp_path / "not" / "yet" / "a.toml", 0o600, "X") as part:
+        part.write_text("all of it")
+    assert [path.name for path in (tmp_path / "not" / "yet").iterdir()] == ["a.toml"]
+
+
+def test_a_person_is_asked_for_what_is_missing(tmp_path: Path) -> None:
+    person, terminal = pty.openpty()
+    try:
+        os.write(person, b"\npostgresql://runbook:hush-hush@127.0.0.1:9/app\n")  # no .env, but a URL
+        done = subprocess.run(
+            [str(BIN / "runbook"), "init"],
+            env=env(tmp_path),
+            cwd=ROOT,
+            stdin=terminal,
+            capture_output=True,
+            timeout=120,
+        )
+    finally:
+        os.close(person)
+        os.close(terminal)
+    asked = done.stderr.decode()
+    assert "Path of the app's .env" in asked and "DATABASE_URL (postgresql://" in asked
+    assert "hush-hush" in (tmp_path / ".env").read_text()
+    assert "hush-hush" not in asked + done.stdout.decode()
 
 
 def test_names_in_the_profile_cannot_leave_their_quotes() -> None:

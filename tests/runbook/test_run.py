@@ -196,6 +196,20 @@ async def test_a_run_whose_process_is_gone_is_called_crashed_by_the_next() -> No
     assert (found[lost], found[alive], found[other]) == ("crashed", None, None)
 
 
+async def test_a_run_of_a_host_that_is_gone_is_closed_after_two_days() -> None:
+    book = ledger()
+    of_old, of_late = (book.open_run(RUNBOOK, "auto") for _ in range(2))
+    with book.write() as connection:
+        connection.execute(table.update().values(owner="a-host-that-was:1:1"))
+        long_ago = table.c.started_at_ms - 2 * 86_400_000 - 1
+        connection.execute(table.update().where(table.c.id == of_old).values(started_at_ms=long_ago))
+    async with Run(RUNBOOK, Mode.auto):
+        pass
+    with book.read() as connection:
+        found = {row.id: row.outcome for row in connection.execute(select(table.c.id, table.c.outcome))}
+    assert (found[of_old], found[of_late]) == ("crashed", None)
+
+
 async def test_an_end_that_a_wrong_clock_wrote_hides_nothing() -> None:
     ends = []
     for _ in range(2):
