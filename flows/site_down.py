@@ -103,6 +103,8 @@ async def site_down(
             seen, found = await _mitigate(run, Mode(mode), seen, found, deploy_minutes, runbook_seconds)
         if run.mode is not Mode.observe and (run.findings or is_open(book)):
             left = await _watch(run, seen, was_down, 2 * window_seconds, each_seconds)
+            if not run.findings:  # seen by the watch only: a run that leaves something is not healthy
+                run.found(left)
             run.remains(left)
             if not left:
                 await _resolve(run)
@@ -270,10 +272,7 @@ async def _holds(seconds: float, each: float) -> bool:
 
 
 async def _resolve(run: Run) -> None:
-    """Over everywhere: the page, and the status page once a person agrees."""
-    with run.ledger.write() as connection:
-        outbox.resolve(connection, KEY)
-    await _deliver(run)
+    """Over everywhere: the status page once a person agrees, then the page, whose being open brings a next run here."""
     shown, unseen = await status_page.read_shown()
     for line in unseen:
         run.notice(f"cannot see: {line}")
@@ -281,6 +280,15 @@ async def _resolve(run: Run) -> None:
     plan = [status_page.close(name, one) for name, found in shown.items() for one in found if one.name == ours]
     permit = await gate.ask(run, plan)
     await permit.apply(HANDS)
+    shown = (await status_page.read_shown())[0] if plan else {}
+    left = [name for name, found in shown.items() if any(one.name == ours for one in found)]
+    wrong = [Finding(subject=f"status page on {name}", detail=f"still says: {ours}; close it there") for name in left]
+    if wrong:
+        run.found(wrong)
+        run.remains(wrong)
+    with run.ledger.write() as connection:
+        outbox.resolve(connection, KEY)
+    await _deliver(run)
 
 
 async def _learn(run: Run) -> None:

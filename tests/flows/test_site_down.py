@@ -296,6 +296,59 @@ async def test_maintenance_by_a_person_is_switched_on_looked_at_and_off_again(wo
     assert world.pagerduty.incidents == {}
 
 
+async def test_maintenance_that_nobody_may_end_is_no_health(world: World) -> None:
+    await shut(world)
+    report = await world.run()  # in mode auto, with nobody to ask
+    assert of(report, "end_maintenance") == [FixState.refused]
+    assert report.outcome is Outcome.refused and "a person must end it" in text(report)
+
+
+async def test_a_status_page_that_stays_open_is_told(world: World) -> None:
+    await shut(world)
+    world.vercel.maintenance.write_text("off")
+    report = await world.run()
+    assert of(report, "close_status") == [FixState.refused] and world.pagerduty.incidents == {}
+    assert report.outcome is Outcome.refused and "close it there" in text(report)
+
+
+CLOSED = """
+import asyncio, os, signal
+from flows.site_down import site_down
+from tasks import status_page
+
+async def killed(*_given):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+status_page._write = killed
+from tests.flows.test_site_down import _yes
+from runbook import approval
+
+approval.ask = _yes
+asyncio.run(site_down.fn(mode="approve", window_seconds=0, each_seconds=0.1))
+"""
+
+
+async def test_a_process_killed_while_it_closes_the_status_page_comes_back_to_it(world: World) -> None:
+    await shut(world)
+    world.vercel.maintenance.write_text("off")
+    words = [sys.executable, "-c", CLOSED]
+    done = await asyncio.to_thread(subprocess.run, words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == -9
+    report = await world.run(mode=Mode.approve)  # its target was tried twice within 15 minutes
+    assert report.outcome is Outcome.refused and "close it there" in text(report)
+    assert world.pagerduty.incidents == {}
+
+
+async def shut(world: World) -> None:
+    """The site is well again behind its maintenance page, the public is told that it is not."""
+    world.bad_deployment()
+    world.vercel.bad.add(GOOD)
+    world.monkeypatch.setattr("runbook.approval.ask", _yes)
+    await world.run(mode=Mode.approve)
+    world.vercel.bad.clear()
+    assert world.vercel.maintenance.read_text() == "on" and world.pages.open_names()
+
+
 async def _yes(_run: object, plan: object) -> object:
     import getpass
 
