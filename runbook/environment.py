@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     runbook_profile: Path | None = None
     runbook_approval_seconds: int = Field(900, ge=30, le=86_400)
     runbook_keep_reading_days: int = Field(90, ge=1, le=3650)
-    runbook_keep_days: int = Field(400, ge=30, le=36_500)
+    runbook_keep_days: int = Field(400, ge=31, le=36_500)
     runbook_minutes_per_fix: int = Field(20, ge=0, le=1440)
     runbook_report_to: Annotated[tuple[str, ...], NoDecode] = ()
     runbook_licence_days: int = Field(30, ge=0, le=3650)

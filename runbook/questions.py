@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, RowMapping, select, update
 
-from runbook import outbox
+from runbook import outbox, rowcheck
 from runbook.ledger import Ledger, now_ms
 from runbook.outbox import Call, Severity
 from runbook.process import this_process
@@ -55,7 +55,10 @@ def go_on(ledger: Ledger, prefect_run: str, mode: str) -> str | None:
         for row in _newest(connection):
             if row["body"]["prefect_run"] == prefect_run:
                 again: dict[str, object] = {"outcome": None, "ended_at_ms": None, "owner": this_process(), "mode": mode}
-                return str(row["run_id"]) if _move(connection, row, again) else None
+                if not _move(connection, row, again):
+                    return None
+                ledger.note(connection, rowcheck.RESUMED, {"mode": mode}, run_id=row["run_id"])
+                return str(row["run_id"])
     return None
 
 
@@ -82,6 +85,8 @@ def _expire(ledger: Ledger, row: RowMapping) -> str:
         if _move(connection, row, {"outcome": "refused", "ended_at_ms": now_ms(), "report": report}):
             refusal = {"by": "", "approved": [], "refusal": EXPIRED, "plan_hash": row["body"]["plan_hash"]}
             ledger.note(connection, "approval", refusal, run_id=run_id)
+            ended = {"outcome": "refused", "reason": EXPIRED, "notices": [], "report": rowcheck.hash_of(report)}
+            ledger.note(connection, rowcheck.ENDED, ended, run_id=run_id)
             text = f"{EXPIRED}: nothing was done. Next: runbook run {name} --mode approve\nrunbook show {run_id}"
             title = f"{name}: nobody answered its question"
             outbox.raise_page(connection, Call(f"{name}:approval", Severity.warning, title, text), name, run_id)
