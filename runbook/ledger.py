@@ -23,7 +23,7 @@ from runbook.model import Finding, Fix, FixState, Json
 from runbook.policy import HOURS_24, Attempt
 from runbook.process import is_dead, this_process
 from runbook.schema import entry, finding, fix, run
-from runbook.settings import settings
+from runbook.settings import ledger_url
 
 DONE_STATES = (FixState.applied.value, FixState.proven.value)
 WRITE_LOCK = 4_726_733  # one writer at a time, as on SQLite: caps are counted and granted, entries are chained
@@ -289,5 +289,5 @@ def _ledger(url: str) -> Ledger:
 
 
 def ledger() -> Ledger:
-    """The ledger of this process's settings."""
-    return _ledger(settings().ledger_url())
+    """The ledger of this process; the other settings may be wrong, so a run must have read them before it acts."""
+    return _ledger(ledger_url())
