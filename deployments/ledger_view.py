@@ -142,15 +142,19 @@ def place(ledger: Ledger) -> str:
     return f"{where}, last run {last}" if last else f"{where}, WHERE NO RUN EVER WAS: is it the one your runs use?"
 
 
-def status(ledger: Ledger) -> dict[str, Json]:
-    """The ledger, the red button, every fix that is granted or under way, and which runbooks may act alone."""
+def button(ledger: Ledger) -> dict[str, Json]:
+    """The ledger, its red button, and every fix that is granted or under way."""
     with ledger.read() as connection:
         stopped = ledger.stopped(connection)
         rows = connection.execute(select(fix).where(fix.c.state.in_(schema.OPEN_STATES))).mappings()
         open_fixes = [{key: row[key] for key in ("id", "runbook", "action", "target", "state")} for row in rows]
-    may = {name: _licence(licence.standing(ledger, name)) for name in flows.names()}
     said = {"stopped": stopped is not None, "reason": stopped or "", "ledger": place(ledger)}
-    return said | {"open_fixes": open_fixes, "may_act_alone": may}
+    return said | {"open_fixes": open_fixes}
+
+
+def may_act_alone(ledger: Ledger) -> dict[str, Json]:
+    """Which runbooks may act alone, and why the others may not."""
+    return {name: _licence(licence.standing(ledger, name)) for name in flows.names()}
 
 
 def _licence(found: licence.Standing) -> str:

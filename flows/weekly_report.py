@@ -24,6 +24,7 @@ from pydantic import Field
 
 import flows
 from runbook import artifacts, memory, plot
+from runbook import seal as sealing
 from runbook.errors import RunbookError
 from runbook.ledger import Ledger, ledger, now_ms
 from runbook.mask import mask
@@ -108,7 +109,7 @@ async def _mailed(book: Ledger, text: str, drawing: str) -> str:
 
 def _sealed(book: Ledger) -> str:
     days = settings().runbook_keep_days
-    summed = book.seal(now_ms() - days * DAY_MS)
+    summed = sealing.seal(book, now_ms() - days * DAY_MS)
     count = sum(summed["runs"].values()) if summed else 0
     what = f"{count} run{'' if count == 1 else 's'}" if count else "nothing"
     return f"sealed {what} older than {days} days"

@@ -8,26 +8,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select
+from sqlalchemy import Connection, RowMapping, func, insert, select
 
-from runbook.model import FixState, Frozen, Json
-from runbook.schema import OPEN_STATES, entry, finding, fix, incident, incident_item, link, page, run
+from runbook import rowcheck
+from runbook.model import Frozen, Json
+from runbook.process import this_process
+from runbook.schema import entry, link
 
 BATCH = 1_000
-SEALED = "sealed"
-STATES = frozenset(state.value for state in FixState)
+SEALED, MIGRATED = "sealed", "migrated"
 
 
 class Checked(Frozen):
-    """What a walk along the chain showed: how many entries, the last hash, and the first row that is not as written."""
+    """What a walk along the chain showed: how many entries, the last hash, and the first row that is not as written.
+
+    ``older`` counts entries from before there was a chain. ``noted`` says that the hash asked for was met, as an
+    entry's or as the last one sealed; ``sealed_before_ms`` is what the newest seal stands in for.
+    """
 
     entries: int
     head: str
     broken: str = ""
     noted: bool = True
+    older: int = 0
+    sealed_before_ms: int | None = None
 
     def as_json(self) -> dict[str, Json]:
         """The form of ``--json``."""
@@ -54,66 +60,40 @@ def digest(before: str, row: Mapping[str, Json]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def verify(connection: Connection, noted: str = "") -> Checked:
-    """Walk the whole chain, then hold every fix against its entries; ``noted`` is a hash that must be found on the way.
+def adopt(connection: Connection, version: int, at_ms: int) -> None:
+    """Take the entries of a ledger that had no chain yet under one hash, in an entry that says so."""
+    count, last, hashed = _older(connection)
+    if count:
+        body = {"from": version, "older": count, "to_seq": last, "hash": hashed}
+        append(connection, {"at_ms": at_ms, "kind": MIGRATED, "actor": this_process(), "body": body})
 
-    Entries written before the chain began, by an older version, are not judged.
+
+def verify(connection: Connection, noted: str = "") -> Checked:
+    """Walk the whole chain, then hold every run, finding and fix against its entries.
+
+    ``noted`` is a hash that must be met on the way. Where somebody may write meanwhile, ``connection`` must see one
+    moment throughout (``Ledger.read(steady=True)``).
     """
-    last, count, found = _start(connection), 0, not noted
+    seal = _newest(connection, SEALED)
+    last, count = str(seal["last_hash"]) if seal else "", 0
+    met = not noted or last.startswith(noted)
+    before_ms = seal["before_ms"] if seal else None
     for row in _linked(connection):
         count += 1
         hashed = digest(last, dict(row))
         if row["hash"] != hashed:
-            return Checked(entries=count, head=last, broken=f"entry {row['seq']} ({row['kind']})", noted=found)
+            at = f"entry {row['seq']} ({row['kind']})"
+            return Checked(entries=count, head=last, broken=at, noted=met, sealed_before_ms=before_ms)
         last = hashed
-        found = found or hashed.startswith(noted)
-    return Checked(entries=count, head=last, broken=_strange(connection), noted=found)
+        met = met or hashed.startswith(noted)
+    older, broken = _adopted(connection)
+    broken = broken or rowcheck.strange(connection, judge_missing=not seal or "kept" in seal)
+    return Checked(entries=count, head=last, broken=broken, noted=met, older=older, sealed_before_ms=before_ms)
 
 
-def summary(connection: Connection, before_ms: int) -> Mapping[str, Json]:
-    """What stands in for all that is older than ``before_ms``; empty where nothing is.
-
-    What an open fix belongs to is never old.
-    """
-    open_runs = select(fix.c.run_id).where(fix.c.state.in_(OPEN_STATES))
-    begun = connection.execute(select(func.min(run.c.started_at_ms)).where(run.c.id.in_(open_runs))).scalar_one()
-    edge = before_ms if begun is None else min(before_ms, begun)
-    young = connection.execute(select(func.min(entry.c.seq)).where(entry.c.at_ms >= edge)).scalar_one()
-    rule = select(link.c.seq, link.c.hash).order_by(link.c.seq.desc()).limit(1)
-    last = connection.execute(rule if young is None else rule.where(link.c.seq < young)).first()
-    if last is None:
-        return {}
-    old = select(run.c.id).where(run.c.started_at_ms < edge)
-    outcomes = connection.execute(select(run.c.runbook, run.c.outcome).where(run.c.id.in_(old)))
-    states = connection.execute(select(fix.c.action, fix.c.state).where(fix.c.run_id.in_(old)))
-    return {
-        "to_seq": last.seq,
-        "last_hash": last.hash,
-        "before_ms": edge,
-        "runs": dict(Counter(f"{one.runbook} {one.outcome}" for one in outcomes)),
-        "fixes": dict(Counter(f"{one.action} {one.state}" for one in states)),
-    }
-
-
-def forget(connection: Connection, summed: Mapping[str, Json]) -> None:
-    """Delete what ``summed`` stands in for, once it is itself an entry."""
-    old = select(run.c.id).where(run.c.started_at_ms < summed["before_ms"])
-    for table in (finding, fix):
-        connection.execute(delete(table).where(table.c.run_id.in_(old)))
-    connection.execute(delete(run).where(run.c.started_at_ms < summed["before_ms"]))
-    closed = select(incident.c.id).where(incident.c.closed_at_ms < summed["before_ms"])
-    connection.execute(delete(incident_item).where(incident_item.c.incident_id.in_(closed)))
-    connection.execute(delete(incident).where(incident.c.closed_at_ms < summed["before_ms"]))
-    of_open = select(incident_item.c.page_seq).where(incident_item.c.page_seq.is_not(None))
-    connection.execute(delete(page).where(page.c.resolved_at_ms < summed["before_ms"], page.c.seq.not_in(of_open)))
-    for one in (link, entry):
-        connection.execute(delete(one).where(one.c.seq <= summed["to_seq"]))
-
-
-def _start(connection: Connection) -> str:
-    newest = select(entry.c.body).where(entry.c.kind == SEALED).order_by(entry.c.seq.desc()).limit(1)
-    body = connection.execute(newest).scalar_one_or_none()
-    return str(body["last_hash"]) if body else ""
+def _newest(connection: Connection, kind: str) -> Mapping[str, Json]:
+    rule = select(entry.c.body).join(link, link.c.seq == entry.c.seq).where(entry.c.kind == kind)
+    return connection.execute(rule.order_by(entry.c.seq.desc()).limit(1)).scalar_one_or_none() or {}
 
 
 def _linked(connection: Connection) -> Iterator[RowMapping]:
@@ -122,32 +102,31 @@ def _linked(connection: Connection) -> Iterator[RowMapping]:
     at = (first or 0) - 1
     rule = select(entry, link.c.hash).outerjoin(link, link.c.seq == entry.c.seq).order_by(entry.c.seq).limit(BATCH)
     while first is not None:
-        rows = connection.execute(rule.where(entry.c.seq > at)).mappings().all()
-        yield from rows
-        if len(rows) < BATCH:
+        found = connection.execute(rule.where(entry.c.seq > at)).mappings().all()
+        yield from found
+        if len(found) < BATCH:
             return
-        at = rows[-1]["seq"]
+        at = found[-1]["seq"]
 
 
-def _strange(connection: Connection) -> str:
-    """The first fix that is not as its own entries say; they alone are chained."""
-    told = select(entry.c.fix_id, entry.c.kind, entry.c.body).join(link, link.c.seq == entry.c.seq)
-    told = told.where(entry.c.fix_id.is_not(None), entry.c.kind.in_(STATES)).order_by(entry.c.seq)
-    state: dict[str, str] = {}
-    image: dict[str, str] = {}
-    for row in connection.execute(told):
-        state[row.fix_id] = row.kind
-        if "image" in row.body:
-            image[row.fix_id] = row.body["image"]
-    for one in connection.execute(select(fix).order_by(fix.c.seq)).mappings():
-        if one["id"] not in state:
-            continue  # an older version's, or sealed away
-        if state[one["id"]] != one["state"] or image.get(one["id"], "") not in {"", fix_image(dict(one))}:
-            return f"fix {one['id']}"
-    return ""
+def _older(connection: Connection) -> tuple[int, int, str]:
+    """The entries before the first linked one: how many, the last of them, and one hash over all."""
+    first = connection.execute(select(func.min(link.c.seq))).scalar_one_or_none()
+    rule = select(entry).order_by(entry.c.seq).execution_options(yield_per=BATCH)
+    if first is not None:
+        rule = rule.where(entry.c.seq < first)
+    count, last, hashed = 0, 0, ""
+    for row in connection.execute(rule).mappings():
+        count, last, hashed = count + 1, row["seq"], digest(hashed, dict(row))
+    return count, last, hashed
 
 
-def fix_image(row: Mapping[str, Json]) -> str:
-    """A hash over what a fix is: its act, target, images of before and after, and how it is undone."""
-    said = {name: row[name] for name in ("action", "target", "risk", "undo", "expect", "want")}
-    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def _adopted(connection: Connection) -> tuple[int, str]:
+    """How many entries no hash is linked to, and what is strange of that: only an update's own entry explains them."""
+    count, last, hashed = _older(connection)
+    record = _newest(connection, MIGRATED)
+    if record and record["to_seq"] <= int(_newest(connection, SEALED).get("to_seq", 0)):
+        record = {}
+    if (count, last, hashed) == (record.get("older", 0), record.get("to_seq", 0), record.get("hash", "")):
+        return count, ""
+    return count, f"{count} entries without a hash" if count else f"{record['older']} entries from before the chain"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import Annotated
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
 
 from runbook.errors import BadSetting, NotConfigured
 from runbook.model import Mode
+from runbook.place import Place
 
 # Prisma reads these from the URL's query; libpq refuses the whole URL because of any of them.
 PRISMA_ONLY = frozenset(
@@ -25,19 +25,11 @@ PRISMA_ONLY = frozenset(
 OFFICE_PREFIX = {4: 24, 6: 48}
 """The widest network that may be one office, by version of IP."""
 
-DEFAULT_LEDGER = "sqlite:///{state}/runbook/ledger.db"
 POSTGRES_SCHEMES = ("postgres://", "postgresql://")
 
 
-def home() -> Path:
-    """The folder that holds ``.env`` and ``runbook.toml``."""
-    return Path(os.environ.get("RUNBOOK_HOME") or Path.cwd())
-
-
-class Settings(BaseSettings):
+class Settings(Place):
     """The settings of one process, from the environment and an optional ``.env`` beside it."""
-
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
     database_url: SecretStr | None = None
     runbook_database_url: SecretStr | None = None
@@ -101,11 +93,10 @@ class Settings(BaseSettings):
     ingress_generic_secret: SecretStr | None = None
 
     runbook_mode: Mode = Mode.observe
-    runbook_ledger_url: SecretStr = SecretStr("")
     runbook_profile: Path | None = None
     runbook_approval_seconds: int = Field(900, ge=30, le=86_400)
     runbook_keep_reading_days: int = Field(90, ge=1, le=3650)
-    runbook_keep_days: int = Field(400, ge=30, le=36_500)
+    runbook_keep_days: int = Field(400, ge=31, le=36_500)
     runbook_minutes_per_fix: int = Field(20, ge=0, le=1440)
     runbook_report_to: Annotated[tuple[str, ...], NoDecode] = ()
     runbook_licence_days: int = Field(30, ge=0, le=3650)
@@ -232,31 +223,6 @@ class Settings(BaseSettings):
         written = [_password(text) for text in clear]
         found = {*clear, *written, *map(unquote, written)}
         return sorted((text for text in found if len(text) >= 6), key=len, reverse=True)
-
-    def ledger_url(self) -> str:
-        """The ledger's database URL; by default an SQLite file in the user's state folder, which is made."""
-        url = self.runbook_ledger_url.get_secret_value()
-        if not url:
-            state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-            url = DEFAULT_LEDGER.format(state=state)
-        if not url.startswith("sqlite:///") or ":memory:" in url:
-            return url
-        path = Path(url.removeprefix("sqlite:///"))
-        if not path.is_absolute():
-            if "PREFECT__FLOW_RUN_ID" in os.environ and "RUNBOOK_HOME" not in os.environ:
-                raise BadSetting(
-                    "RUNBOOK_LEDGER_URL",
-                    "is a relative path, which under a Prefect worker is another file each run",
-                    "use sqlite:////absolute/path or set RUNBOOK_HOME",
-                )
-            path = home() / path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadSetting(
-                "RUNBOOK_LEDGER_URL", f"cannot make {path.parent}: {error.strerror}", "name a folder you may write"
-            ) from None
-        return f"sqlite:///{path}"
 
     def database_conninfo(self, name: str = "DATABASE_URL") -> str:
         """The URL in setting ``name`` as libpq takes it: Prisma's own parameters stripped, the rest kept."""

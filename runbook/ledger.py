@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from runbook import chain, schema
+from runbook import chain, rowcheck, schema
 from runbook.engine import connect
 from runbook.errors import LedgerError
 from runbook.mask import mask
@@ -23,7 +23,7 @@ from runbook.model import Finding, Fix, FixState, Json
 from runbook.policy import HOURS_24, Attempt, cents
 from runbook.process import is_alive, is_dead, this_process
 from runbook.schema import entry, finding, fix, run
-from runbook.settings import settings
+from runbook.settings import ledger_url
 
 DONE_STATES = (FixState.applied.value, FixState.proven.value)
 WRITE_LOCK = 4_726_733  # one writer at a time, as on SQLite: caps are counted and granted, entries are chained
@@ -63,9 +63,11 @@ class Ledger:
             ) from error
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A connection that only reads."""
+    def read(self, *, steady: bool = False) -> Iterator[Connection]:
+        """A connection that only reads; a ``steady`` one sees one moment throughout, as SQLite's always do."""
         with self._problems(), self.engine.connect() as connection:
+            if steady and self.engine.dialect.name == "postgresql":
+                connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
             yield connection
 
     @contextmanager
@@ -94,15 +96,6 @@ class Ledger:
         values = {"at_ms": now_ms(), "kind": kind, "run_id": run_id, "fix_id": fix_id, "body": mask(dict(body))}
         chain.append(connection, values | {"actor": this_process()})
 
-    def seal(self, before_ms: int) -> Mapping[str, Json]:
-        """Let one entry stand in for all that is older than ``before_ms``; what it says, empty where nothing was."""
-        with self.write() as connection:
-            summed = chain.summary(connection, before_ms)
-            if summed:
-                self.note(connection, chain.SEALED, summed)
-                chain.forget(connection, summed)
-        return summed
-
     # -- runs and findings --------------------------------------------------------------------------------------
 
     def open_run(self, runbook: str, mode: str) -> str:
@@ -121,6 +114,7 @@ class Ledger:
             values = {"ended_at_ms": now_ms(), "outcome": outcome, "report": dict(report)}
             connection.execute(update(run).where(run.c.id == run_id).values(**values))
             told = {"outcome": outcome, "reason": report.get("reason", ""), "notices": report.get("notices", [])}
+            told["report"] = rowcheck.hash_of(dict(report))
             self.note(connection, "ended", told, run_id=run_id)
             return chain.head(connection)
 
@@ -128,7 +122,7 @@ class Ledger:
         """Write findings with their evidence."""
         with self.write() as connection:
             for one in findings:
-                values = {"subject": one.subject, "detail": one.detail, "evidence": dict(one.evidence)}
+                values = mask({"subject": one.subject, "detail": one.detail, "evidence": dict(one.evidence)})
                 connection.execute(insert(finding).values(run_id=run_id, at_ms=now_ms(), **values))
                 self.note(connection, "found", values, run_id=run_id)
 
@@ -154,7 +148,8 @@ class Ledger:
         self.note(
             connection,
             recorded.state.value,
-            {"why": recorded.why, "plan_hash": plan, "image": chain.fix_image(values)},
+            {"why": recorded.why, "plan_hash": plan, "granted_until_ms": values["granted_until_ms"]}
+            | {"image": rowcheck.fix_image(values)},
             run_id=run_id,
             fix_id=recorded.id,
         )
@@ -288,5 +283,5 @@ def _ledger(url: str) -> Ledger:
 
 
 def ledger() -> Ledger:
-    """The ledger of this process's settings."""
-    return _ledger(settings().ledger_url())
+    """The ledger of this process; the other settings may be wrong, so a run must have read them before it acts."""
+    return _ledger(ledger_url())

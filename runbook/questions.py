@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowR
 from prefect.states import Scheduled
 from sqlalchemy import Connection, RowMapping, select, update
 
-from runbook import outbox
+from runbook import outbox, rowcheck
 from runbook.ledger import Ledger, as_fix, now_ms
 from runbook.model import Fix, FixState
 from runbook.outbox import Call, Severity
@@ -81,6 +81,7 @@ def go_on(ledger: Ledger, prefect_run: str, mode: str) -> str | None:
                 if not _move(connection, row, again):
                     return None
                 outbox.resolve(connection, _page(row["runbook"]))
+                ledger.note(connection, rowcheck.RESUMED, {"mode": mode}, run_id=row["run_id"])
                 return str(row["run_id"])
     return None
 
@@ -156,6 +157,8 @@ def _expire(ledger: Ledger, row: RowMapping) -> str:
         if _move(connection, row, {"outcome": "refused", "ended_at_ms": now_ms(), "report": report}):
             refusal = {"by": "", "approved": [], "refusal": EXPIRED, "plan_hash": row["body"]["plan_hash"]}
             ledger.note(connection, "approval", refusal, run_id=run_id)
+            ended = {"outcome": "refused", "reason": EXPIRED, "notices": [], "report": rowcheck.hash_of(report)}
+            ledger.note(connection, rowcheck.ENDED, ended, run_id=run_id)
             text = f"{EXPIRED}: nothing was done. Next: runbook run {name} --mode approve\nrunbook show {run_id}"
             title = f"{name}: nobody answered its question"
             outbox.raise_page(connection, Call(_page(name), Severity.warning, title, text), name, run_id)

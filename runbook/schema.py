@@ -6,6 +6,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
+    Connection,
     Engine,
     Float,
     ForeignKey,
@@ -26,7 +27,7 @@ from sqlalchemy import (
 from runbook.errors import LedgerError
 from runbook.model import FixState
 
-VERSION = 4
+VERSION = 5
 OPEN_STATES = (FixState.granted.value, FixState.intended.value)
 
 meta = MetaData()
@@ -220,6 +221,7 @@ def migrate(engine: Engine) -> None:
             if engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(4726734)"))
             meta.create_all(connection)  # every version so far only added tables
+            _adopt(connection)
             connection.execute(delete(version))
             connection.execute(insert(version).values(version=VERSION))
     found = _found(engine)
@@ -229,6 +231,15 @@ def migrate(engine: Engine) -> None:
             f"has schema {found}, this version knows {VERSION}",
             "upgrade this installation",
         )
+
+
+def _adopt(connection: Connection) -> None:
+    from runbook import chain, ledger  # both are made of these tables
+
+    was = connection.execute(select(version.c.version)).scalar_one_or_none() or 0
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ledger.WRITE_LOCK})
+    chain.adopt(connection, was, ledger.now_ms())
 
 
 def _found(engine: Engine) -> int:

@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runbook.cooldown import Rule
 from runbook.environment import Settings as Settings
-from runbook.environment import home as home
 from runbook.errors import BadSetting
+from runbook.place import home as home
+from runbook.place import of_environment, unreadable
 from runbook.policy import DEFAULT_CAPS, Cap
 
 T = TypeVar("T")
@@ -77,6 +78,14 @@ def settings() -> Settings:
     except ValidationError as error:
         name, problem = _problem(error)
         raise BadSetting(name.upper(), problem, f"correct {name.upper()} in the environment or in .env") from None
+    except (OSError, UnicodeError) as error:
+        raise unreadable(error) from None
+
+
+@lru_cache(maxsize=1)
+def ledger_url() -> str:
+    """The ledger's database URL, whatever else is wrong in the settings: the red button is in there."""
+    return of_environment().ledger_url()
 
 
 @lru_cache(maxsize=1)
@@ -120,5 +129,6 @@ def caps() -> dict[str, Cap]:
 def forget() -> None:
     """Read the environment and the profile anew at the next call (tests and the demo change them)."""
     settings.cache_clear()
+    ledger_url.cache_clear()
     secrets_in_force.cache_clear()
     profile.cache_clear()

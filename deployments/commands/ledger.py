@@ -13,6 +13,7 @@ from deployments.completing import ids
 from deployments.live import progress
 from deployments.terminal import AsJson, say
 from runbook import chain
+from runbook import seal as sealing
 from runbook.errors import BadSetting
 from runbook.ledger import ledger as open_ledger
 from runbook.ledger import now_ms
@@ -46,12 +47,23 @@ def verify(
     """Check that nothing in the ledger was altered, taken out or slipped in, nor cut off since HASH was noted."""
     if noted and len(noted) < 8:
         raise BadSetting("HASH", "is too short to mean anything", "give at least 8 digits of it")
-    with progress("verify"), open_ledger().read() as connection:
+    with progress("verify"), open_ledger().read(steady=True) as connection:
         found = chain.verify(connection, noted)
-    cut = "" if found.noted else f"{noted} is not in the chain: what came with it was cut off"
-    said = f"BROKEN at {found.broken}: it is not as it was written" if found.broken else cut
-    say(found.as_json(), said or f"Whole: {found.entries} entries, the last is {found.head}", as_json)
+    said = f"BROKEN at {found.broken}: it is not as it was written" if found.broken else _missed(found, noted)
+    older = f", after {found.older} from before there was a chain" if found.older else ""
+    say(found.as_json(), said or f"Whole: {found.entries} entries, the last is {found.head}{older}", as_json)
     raise typer.Exit(4 if said else 0)
+
+
+def _missed(found: chain.Checked, noted: str) -> str:
+    if found.noted:
+        return ""
+    if found.sealed_before_ms is None:
+        return f"{noted} is not in the chain: what came with it was cut off"
+    day = ledger_view.when(found.sealed_before_ms)
+    return (
+        f"{noted} is not in the chain: if it is older than {day} it was sealed, otherwise what came with it was cut off"
+    )
 
 
 @app.command()
@@ -63,9 +75,10 @@ def export(since: Annotated[str, typer.Option(help="How far back: 90m, 24h, 7d."
 
 @app.command()
 def seal(
-    older: Annotated[str, typer.Option(help="What is older than this goes: 400d.")], as_json: AsJson = False
+    older: Annotated[str, typer.Option(help="What is older than this goes: 400d; 31d is the least.")],
+    as_json: AsJson = False,
 ) -> None:
     """Let one entry sum up what is old, and delete it; the chain goes on, and verify still holds."""
     with progress("seal"):
-        summed = open_ledger().seal(now_ms() - ledger_view.span_ms(older))
+        summed = sealing.seal(open_ledger(), now_ms() - ledger_view.span_ms(older))
     say(dict(summed), show.tree(dict(summed)) if summed else "Nothing is that old.", as_json)

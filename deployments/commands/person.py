@@ -14,6 +14,7 @@ from deployments import ledger_view, paging_view, show
 from deployments.completing import fix_ids, page_keys
 from deployments.live import progress
 from deployments.terminal import AsJson, say
+from runbook.errors import BadSetting
 from runbook.ledger import ledger as open_ledger
 from runbook.mask import mask
 from runbook.settings import settings
@@ -43,8 +44,13 @@ def _press(button: Literal["stop", "start"], reason: str, done: str, as_json: bo
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Whether anything may act, up to which mode, and what is open."""
-    found = ledger_view.status(open_ledger()) | {"ceiling": settings().runbook_mode.value}
+    found = ledger_view.button(open_ledger())
+    try:
+        found |= {"may_act_alone": ledger_view.may_act_alone(open_ledger()), "ceiling": settings().runbook_mode.value}
+    except BadSetting as error:
+        found |= {"settings": str(error)}
     say(found, show.tree(found), as_json)
+    raise typer.Exit(2 if "settings" in found else 0)
 
 
 @app.command()

@@ -175,6 +175,30 @@ def test_the_red_button_needs_no_database_and_no_prefect(command: Command) -> No
     assert command("status", **nothing)[1]["stopped"] is True
 
 
+def test_the_red_button_works_whatever_else_is_set_wrongly(command: Command, tmp_path: Path) -> None:
+    book = f"sqlite:///{tmp_path}/of-the-file.db"
+    (tmp_path / "runbook.toml").write_text("this is [no TOML\n")
+    (tmp_path / ".env").write_text(f"RUNBOOK_MODE=yolo\nno line of any\nSMTP_PORT='\nRUNBOOK_LEDGER_URL={book}\n")
+    wrong = {"RUNBOOK_MODE": "", "RUNBOOK_LEDGER_URL": ""}
+    assert command("stop", "not now", **wrong)[0] == 0
+    with Ledger(book).read() as connection:
+        assert Ledger(book).stopped(connection) == "not now"
+    code, said, _ = command("status", **wrong)
+    assert (code, said["stopped"], said["reason"]) == (2, True, "not now")
+    assert "RUNBOOK_MODE" in said["settings"]
+    assert command("run", "failed-payments", **wrong)[0] == 2
+    assert command("start", **wrong)[0] == 0
+    assert command("status", **wrong)[1]["stopped"] is False
+
+
+def test_an_env_file_that_cannot_be_read_never_leads_to_another_ledger(command: Command, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"SMTP_USER=j\xfcrgen\nRUNBOOK_LEDGER_URL=sqlite:///elsewhere.db\n")
+    assert command("stop")[0] == 0, "the environment names the ledger"
+    code, said, _ = command("stop", RUNBOOK_LEDGER_URL="", XDG_STATE_HOME=str(tmp_path))
+    assert code == 2 and "not UTF-8" in said["reason"]
+    assert not (tmp_path / "runbook").exists()
+
+
 def test_a_runbook_without_settings_says_which_and_the_others_go_on(command: Command) -> None:
     code, document, _ = command("run", "failed-payments", STRIPE_SECRET_KEY="")
     assert code == 2

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select, update
 
 from runbook import burst, chain, gate, incidents, ledger, outbox, schema
+from runbook import seal as sealing
 from runbook.burst import Incident
 from runbook.errors import BadSetting, OutsideError
 from runbook.ledger import Ledger
@@ -195,7 +196,7 @@ async def test_what_is_old_goes_with_the_seal(in_force: Ledger, clock: Clock) ->
     assert opened(in_force) == []
     clock.later(500 * 24 * 60)
     await a_run(ROWS)
-    in_force.seal(clock() - 400 * 24 * 60 * MINUTE)
+    sealing.seal(in_force, clock() - 400 * 24 * 60 * MINUTE)
     assert [each.title for each in incidents.every(in_force)] == ["a: rows: are old"]
     with pytest.raises(BadSetting):
         incidents.one(in_force, one.id)
