@@ -138,7 +138,7 @@ def status(ledger: Ledger) -> dict[str, Json]:
         stopped = ledger.stopped(connection)
         rows = connection.execute(select(fix).where(fix.c.state.in_(schema.OPEN_STATES))).mappings()
         open_fixes = [{key: row[key] for key in ("id", "runbook", "action", "target", "state")} for row in rows]
-    may = {name: _licence(licence.standing(ledger, name)) for name in flows.names()}
+    may = {name: _licence(licence.standing(ledger, name)) for name in flows.acting()}
     return {"stopped": stopped is not None, "reason": stopped or "", "open_fixes": open_fixes, "may_act_alone": may}
 
 
