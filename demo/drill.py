@@ -16,7 +16,10 @@ SECONDS = 300
 
 
 def drill(name: str) -> dict[str, Any]:
-    """What became of every fault and look-alike of ``name``; ``passed``: all are mended and none is touched."""
+    """What became of every fault and look-alike of ``name``.
+
+    ``passed``: all are mended, none is touched, and the run itself ended well (exit code 0).
+    """
     began = time.monotonic()
     with Stack(lambda _text: None, prefect=False) as stack:
         broken = Broken(stack, only=name)
@@ -35,15 +38,25 @@ def drill(name: str) -> dict[str, Any]:
             lookalikes = {one.name: one.untouched() for one in broken.lookalikes}
         finally:
             broken.close()
-    report: dict[str, Any] = json.loads(done.stdout or "{}")
+    report = _report(done)
     return {
         "runbook": name,
-        "passed": bool(faults) and all(faults.values()) and all(lookalikes.values()),
+        "passed": done.returncode == 0 and bool(faults) and all(faults.values()) and all(lookalikes.values()),
         "faults_mended": f"{sum(faults.values())} of {len(faults)}",
         "lookalikes_touched": f"{sum(not one for one in lookalikes.values())} of {len(lookalikes)}",
         "not_mended": [one for one, mended in faults.items() if not mended],
         "touched": [one for one, untouched in lookalikes.items() if not untouched],
-        "outcome": report.get("outcome", ""),
-        "reason": report.get("reason", ""),
+        "outcome": report["outcome"],
+        "reason": report["reason"],
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def _report(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """What the run said of itself; one that said nothing has crashed, and its last words are the reason."""
+    try:
+        report: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        last = done.stderr.strip().rpartition("\n")[2]
+        return {"outcome": "crashed", "reason": last or f"exit code {done.returncode}"}
+    return report

@@ -46,18 +46,21 @@ def drill(ledger: Ledger, name: str) -> dict[str, Json]:
     if figures["passed"]:
         licence.issue(ledger, name, figures)
     else:
-        why = f"its drill failed: {figures['faults_mended']} faults mended, {figures['lookalikes_touched']} touched"
+        ended = f"the run {figures['outcome']}" + (f" ({figures['reason']})" if figures["reason"] else "")
+        counts = f"{figures['faults_mended']} faults mended, {figures['lookalikes_touched']} touched"
+        why = f"its drill failed: {counts}, {ended}"
         licence.revoke(ledger, name, why)
     return figures
 
 
 def as_text(figures: dict[str, Json]) -> str:
     """The drill in a line, and what went wrong below it."""
-    verdict = "passed" if figures["passed"] else "FAILED"
+    verdict = "passed" if figures["passed"] else f"FAILED ({figures['outcome']})"
     lines = [
         f"{figures['runbook']:<20} {verdict}  faults mended {figures['faults_mended']}, look-alikes touched "
         f"{figures['lookalikes_touched']}, {figures['seconds']} s"
     ]
     lines += [f"  not mended  {one}" for one in figures["not_mended"]]
     lines += [f"  touched     {one}" for one in figures["touched"]]
+    lines += [f"  reason      {figures['reason']}"] if figures["reason"] else []
     return "\n".join(lines)

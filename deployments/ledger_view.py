@@ -154,7 +154,7 @@ def button(ledger: Ledger) -> dict[str, Json]:
 
 def may_act_alone(ledger: Ledger) -> dict[str, Json]:
     """Which runbooks may act alone, and why the others may not."""
-    return {name: _licence(licence.standing(ledger, name)) for name in flows.names()}
+    return {name: _licence(licence.standing(ledger, name)) for name in flows.acting()}
 
 
 def _licence(found: licence.Standing) -> str:

@@ -11,7 +11,8 @@ Fix: build the missing index CONCURRENTLY, as its table's owner, where the plann
     catalogue are not judged. Unused, duplicate and other people's indexes are reported, never dropped.
 Verify: the index is valid and the statement's plan uses it; the statement's mean in the next window stands beside the
     mean before; everything is read and judged again.
-Undo: runbook undo drops an index again, if it is still as it was built. A cancelled query cannot be brought back.
+Undo: runbook undo drops an index again, if it is still as it was built, and removes the migration it wrote, if that is
+    unchanged and not deployed; what stays is said. A cancelled query cannot be brought back.
 By hand: SELECT query, calls, mean_exec_time FROM pg_stat_statements ORDER BY total_exec_time DESC LIMIT 10; then
     EXPLAIN (GENERIC_PLAN) <the statement> (PostgreSQL 16), never EXPLAIN ANALYZE: that runs it. SET lock_timeout =
     '30s' and CREATE INDEX CONCURRENTLY outside a transaction; afterwards SELECT indisvalid FROM pg_index. Add the same
@@ -47,9 +48,29 @@ NAME = "slow-queries"
 XIDS_LEFT_TO_PAGE = 500_000_000
 XIDS = 2_147_483_648 - 3_000_000  # here PostgreSQL refuses every further write
 
+
+async def _unwritten(fix: Fix) -> list[str]:
+    return await migrations.take_back(fix, settings().runbook_migrations_dir)
+
+
+async def _rewritten(fix: Fix) -> list[str]:
+    return await _written(indexes.undo_drop(fix))
+
+
+async def _written(fix: Fix) -> list[str]:
+    directory = settings().runbook_migrations_dir
+    if directory is None:
+        return [migrations.notice(fix)]
+    try:
+        written = await asyncio.to_thread(migrations.write, fix, directory, datetime.now(UTC))
+    except BadSetting as error:
+        return [migrations.notice(fix), str(error)]
+    return [migrations.notice(fix), *([f"written: {written}"] if written else [])]
+
+
 HANDS = {
-    "create_index": Hand(indexes.create_index, indexes.is_built, indexes.undo_create),
-    "drop_index": Hand(indexes.drop_index, indexes.is_dropped, indexes.undo_drop),
+    "create_index": Hand(indexes.create_index, indexes.is_built, indexes.undo_create, _unwritten),
+    "drop_index": Hand(indexes.drop_index, indexes.is_dropped, indexes.undo_drop, _rewritten),
     "drop_invalid_index": Hand(indexes.drop_index, indexes.is_dropped),
     "cancel_query": Hand(cancel_query, is_cancelled),
     "end_session": Hand(end_session, is_ended),
@@ -146,21 +167,8 @@ async def _fix(run: Run, seen: Latency, at: Bounds, seconds: float) -> None:
     names = [fix.want["index"] for fix in built]
     tell(run, [*advice.beside(seen, after, names), *advice.blocked(after, at)])
     for fix in built:
-        await _hand_over(run, fix)
+        tell(run, await _written(fix))
     run.remains([*detect(after, at), *advice.useless(seen, after, names)])
-
-
-async def _hand_over(run: Run, fix: Fix) -> None:
-    tell(run, [migrations.notice(fix)])
-    directory = settings().runbook_migrations_dir
-    if directory is None:
-        return
-    try:
-        written = await asyncio.to_thread(migrations.write, fix, directory, datetime.now(UTC))
-    except BadSetting as error:
-        tell(run, [str(error)])
-    else:
-        tell(run, [f"written: {written}"] if written else [])
 
 
 def replay(_stage: str, seen: Json, given: Mapping[str, Json]) -> Judged:

@@ -75,7 +75,7 @@ def figures(book: Ledger, days: float) -> Week:
     """The figures of every runbook, the noisy ones with what would spare the noise."""
     since = now_ms() - round(days * DAY_MS)
     noisy = [found for name in flows.names() if (found := _noise(book, name, since))]
-    return week(book, flows.names(), since, noisy)
+    return week(book, flows.acting(), since, noisy)
 
 
 def _noise(book: Ledger, name: str, since_ms: int) -> Noise | None:

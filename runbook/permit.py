@@ -130,11 +130,15 @@ class Permit:
 
 
 class Hand(NamedTuple):
-    """How one action is done, looked up, and taken back (None where nothing can take it back)."""
+    """How one action is done, looked up, and taken back (None where nothing can take it back).
+
+    ``undone`` puts right what stands beside the system once that was proven, and says what a person must know.
+    """
 
     act: Callable[[Fix, Permit], Awaitable[None]]
     look_up: Callable[[Fix], Awaitable[Proof]]
     undo: Callable[[Fix], Fix] | None = None
+    undone: Callable[[Fix], Awaitable[Sequence[str]]] | None = None
 
 
 async def settle(ledger: Ledger, fix: Fix, hand: Hand) -> bool:

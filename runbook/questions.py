@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterState, FlowRunFilterStateName
-from prefect.states import Scheduled
+from prefect.states import Scheduled, State
 from sqlalchemy import Connection, RowMapping, select, update
 
 from runbook import outbox, rowcheck
@@ -139,7 +139,7 @@ async def begin_again(ledger: Ledger) -> None:
             for one in await client.read_flow_runs(flow_run_filter=wanted):
                 if one.state is not None and one.state.message == SLOT_TAKEN:
                     # By force, or Prefect would forget that it was answered.
-                    again = Scheduled(scheduled_time=datetime.now(UTC) + BEGIN_AGAIN)
+                    again: State[Any] = Scheduled(scheduled_time=datetime.now(UTC) + BEGIN_AGAIN)
                     await client.set_flow_run_state(one.id, again, force=True)
 
 

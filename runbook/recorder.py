@@ -11,14 +11,14 @@ from sqlalchemy import delete, func, insert, select
 from runbook.ledger import Ledger
 from runbook.mask import mask
 from runbook.model import Frozen, Json
-from runbook.schema import snapshot
+from runbook.schema import run, snapshot
 from runbook.settings import settings
 
 EVERY_MS = 15 * 60 * 1000
 """Of readings in which nothing was wrong, one in this time is kept: they are nearly all alike."""
 
 BYTES = 1024 * 1024
-"""A larger reading, packed, is not kept: the ledger is no archive."""
+"""A larger reading, packed, is not kept, since the ledger is no archive; an empty one in its place says that it was."""
 
 BATCH = 200
 
@@ -33,6 +33,15 @@ class Snapshot(Frozen):
     reading: Json
 
 
+class Kept(Frozen):
+    """How much a replay can know: runs of that time, how many left a reading, from when on, how many were too large."""
+
+    runs: int
+    with_reading: int
+    first_ms: int | None
+    too_large: int
+
+
 def keep(ledger: Ledger, seen: Snapshot, runbook: str, *, sick: bool) -> None:
     """Keep one reading in which something was wrong; of the healthy ones enough to tell what is usual."""
     with ledger.read() as connection:
@@ -42,7 +51,7 @@ def keep(ledger: Ledger, seen: Snapshot, runbook: str, *, sick: bool) -> None:
         return
     body = zlib.compress(json.dumps(mask(seen.reading), separators=(",", ":"), default=str).encode())
     if len(body) > BYTES:
-        return
+        body = b""
     values = seen.model_dump(exclude={"reading"}) | {"runbook": runbook, "body": body}
     with ledger.write() as connection:
         connection.execute(insert(snapshot).values(**values))
@@ -52,7 +61,8 @@ def keep(ledger: Ledger, seen: Snapshot, runbook: str, *, sick: bool) -> None:
 
 def snapshots(ledger: Ledger, runbook: str, since_ms: int) -> Iterator[Snapshot]:
     """The readings of a runbook from ``since_ms`` on, oldest first."""
-    rule = select(snapshot).where(snapshot.c.runbook == runbook, snapshot.c.at_ms >= since_ms)
+    whole = func.length(snapshot.c.body) > 0
+    rule = select(snapshot).where(snapshot.c.runbook == runbook, snapshot.c.at_ms >= since_ms, whole)
     rule, at = rule.order_by(snapshot.c.seq).limit(BATCH), 0
     while True:
         with ledger.read() as connection:
@@ -69,3 +79,15 @@ def snapshots(ledger: Ledger, runbook: str, since_ms: int) -> Iterator[Snapshot]
         if len(rows) < BATCH:
             return
         at = rows[-1]["seq"]
+
+
+def kept(ledger: Ledger, runbook: str, since_ms: int) -> Kept:
+    """What is known of a runbook's readings from ``since_ms`` on, so that a replay can say what it has not seen."""
+    mine, whole = snapshot.c.runbook == runbook, func.length(snapshot.c.body) > 0
+    rule = select(func.count(snapshot.c.run_id.distinct()), func.min(snapshot.c.at_ms)).where(mine, whole)
+    large = select(func.count()).select_from(snapshot).where(mine, ~whole, snapshot.c.at_ms >= since_ms)
+    ran = select(func.count()).select_from(run).where(run.c.runbook == runbook, run.c.started_at_ms >= since_ms)
+    with ledger.read() as connection:
+        with_reading, first_ms = connection.execute(rule.where(snapshot.c.at_ms >= since_ms)).one()
+        too_large, runs = connection.execute(large).scalar_one(), connection.execute(ran).scalar_one()
+    return Kept(runs=runs, with_reading=with_reading, first_ms=first_ms, too_large=too_large)

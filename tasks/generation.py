@@ -141,8 +141,10 @@ def _client(access: Access, seconds: float) -> openai.AsyncOpenAI:
     key = settings().secret(access.key_setting)
     if not key.isascii() or not key.isprintable():
         raise BadSetting(access.key_setting, "holds characters no key has", f"copy {access.key_setting} once more")
-    # The SDK's own retries repeat even insufficient_quota, and its timeout is ten minutes.
-    return openai.AsyncOpenAI(api_key=key, base_url=access.base_url).with_options(max_retries=0, timeout=seconds)
+    # The SDK's own retries repeat even insufficient_quota, its timeout is ten minutes, and it follows redirects.
+    http = openai.DefaultAsyncHttpxClient(follow_redirects=False)
+    client = openai.AsyncOpenAI(api_key=key, base_url=access.base_url, http_client=http)
+    return client.with_options(max_retries=0, timeout=seconds)
 
 
 async def _sample(client: openai.AsyncOpenAI, model: str) -> Sample:

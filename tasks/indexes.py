@@ -57,7 +57,7 @@ def create(advice: Advice, table: Table, risk: Risk) -> Fix:
         target=f"index {name}",
         risk=risk,
         why=advice.why,
-        undo="DROP INDEX CONCURRENTLY, by runbook undo; its migration goes with it",
+        undo="DROP INDEX CONCURRENTLY, by runbook undo; its migration goes with it unless it was changed or deployed",
         expect={"schema": table.db_schema, "table": table.name, "table_oid": table.oid},
         want={"index": name, "columns": list(advice.columns), "width": advice.width},
     )

@@ -42,7 +42,9 @@ async def send(url: str, title: str, text: str, action: str) -> None:
 def _send(url: str, title: str, text: str, action: str) -> None:
     import apprise  # half a second that no run should spend which tells nobody
 
-    to = apprise.Apprise(asset=apprise.AppriseAsset(app_id="runbook", app_desc="runbook", async_mode=False))
+    # Redirects are not followed: they would carry the token that some services take in a header.
+    asset = apprise.AppriseAsset(app_id="runbook", app_desc="runbook", async_mode=False, http_redirects=False)
+    to = apprise.Apprise(asset=asset)
     kind = _kind(url)
     if not to.add(url):
         raise BadSetting(SETTING, f"Apprise takes no such {kind} URL", "see the form for it at appriseit.com/services")

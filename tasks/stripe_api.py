@@ -39,13 +39,20 @@ class TurnedDown(OutsideError):
         self.status, self.code = status, code
 
 
+class _Straight(requests.Session):
+    """A redirect is an answer: followed, it would carry customers' data, and the key on the same host, elsewhere."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None is followed."""
+
+
 @lru_cache(maxsize=4)
 def _client(key: str, base: str) -> StripeClient:
     return StripeClient(
         key,
         base_addresses={"api": base},
         max_network_retries=SDK_RETRIES,
-        http_client=RequestsClient(timeout=TIMEOUT_SECONDS),
+        http_client=RequestsClient(timeout=TIMEOUT_SECONDS, session=_Straight()),
     )
 
 
@@ -145,6 +152,8 @@ def _ours(error: stripe.StripeError) -> RunbookError:
             return TurnedDown(
                 f"refused ({status}): {error.user_message}", "see it in the dashboard", status=status, code=code
             )
+        case _ if 300 <= status < 400:
+            return BadSetting("STRIPE_API_BASE", f"answers with a redirect ({status})", "set the API's own address")
         case _ if status < 300:
             return OutsideError("Stripe", "answered something that is no JSON", "check STRIPE_API_BASE", transient=True)
         case _:

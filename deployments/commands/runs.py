@@ -122,7 +122,7 @@ def drill(
     from deployments import drilling
 
     book, done = open_ledger(), []
-    for one in [known(name)] if name else flows.names():
+    for one in [known(name)] if name else flows.acting():
         with watching.progress(f"drill of {one}"):
             done.append(drilling.drill(book, one))
         sys.stderr.write(f"{drilling.as_text(done[-1])}\n")

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 from demo import database_faults as faults
 from demo.postgres import Postgres
+from demo.prefect_server import BIN, ROOT
 from demo.seed import seed
 from deployments.backtest import as_text, backtest
 from flows.pool_exhaustion import pool_exhaustion
-from runbook import settings
+from runbook import recorder, settings
 from runbook.errors import BadSetting
 from runbook.ledger import Ledger, ledger
 from runbook.model import Mode, Outcome
-from runbook.schema import snapshot
+from runbook.schema import fix, snapshot
 
 NAME = "pool-exhaustion"
 ZERO = {"idle_seconds": 1, "active_seconds": 1, "wait_seconds": 1, "hold_seconds": 0}
@@ -77,6 +81,73 @@ async def test_a_run_that_only_observed_differs_from_what_would_be_done(server: 
         filled.close()
     (differs,) = backtest(ledger(), NAME, 0, {}).differs
     assert len(differs.would) == 1 and not differs.did
+
+
+async def test_what_a_person_approved_would_be_done_and_what_they_were_not_asked_is_told_apart(
+    server: Postgres,
+) -> None:
+    filled = [faults.idle_writers(server, 2), faults.fill_slots(server)]
+    try:
+        faults.wait_until(lambda: faults.youngest_idle(server) > 1.5, "the writers to be old")
+        answered("yes\n")
+    finally:
+        for one in filled:
+            one.close()
+    book = ledger()
+    found = backtest(book, NAME, 0, {})
+    assert (found.granted, found.asked, found.differs) == (3, 0, ()), found
+    with book.write() as connection:  # as if nobody had been asked about one of them
+        one = connection.execute(select(fix.c.id).where(fix.c.action == "end_session").limit(1)).scalar_one()
+        connection.execute(delete(fix).where(fix.c.id == one))
+    (differs,) = backtest(book, NAME, 0, {}).differs
+    assert len(differs.would) == 3 and sum(word.startswith("ask for end_session") for word in differs.would) == 1
+
+
+async def test_what_a_person_refused_would_be_refused(server: Postgres) -> None:
+    filled = [faults.idle_writers(server, 2), faults.fill_slots(server)]
+    try:
+        faults.wait_until(lambda: faults.youngest_idle(server) > 1.5, "the writers to be old")
+        answered("no\n")
+    finally:
+        for one in filled:
+            one.close()
+    found = backtest(ledger(), NAME, 0, {})
+    assert (found.granted, found.asked, found.refused, found.differs) == (0, 0, 3, ()), found
+
+
+def answered(words: str) -> None:
+    """One run in a terminal in which a person answers what they are asked."""
+    outer, inner = pty.openpty()
+    given = [word for name, value in ZERO.items() for word in ("--set", f"{name}={value}")]
+    command = [str(BIN / "runbook"), "run", NAME, "--mode", "approve", *given]
+    with subprocess.Popen(command, stdin=inner, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as asked:
+        os.close(inner)
+        os.write(outer, words.encode())
+        asked.communicate(timeout=120)
+        os.close(outer)
+
+
+async def test_it_says_how_much_was_seen_what_was_thinned_and_what_was_too_large(
+    server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = ledger()
+    for _ in range(3):
+        assert await run(Mode.auto) is Outcome.healthy
+    text = as_text(backtest(book, NAME, 0, {}))
+    assert "on; 1 of 3 runs left a reading" in text and "one in 15 minutes is kept" in text
+    assert "were not kept" not in text
+    monkeypatch.setattr(recorder, "BYTES", 10)
+    monkeypatch.setattr(recorder, "EVERY_MS", 0)
+    assert await run(Mode.auto) is Outcome.healthy
+    found = backtest(book, NAME, 0, {})
+    assert (found.readings, found.skipped, found.kept.too_large, found.kept.with_reading) == (1, 0, 1, 1)
+    assert "1 readings were larger than" in as_text(found)
+
+
+@pytest.mark.parametrize("name", ["site-down"])
+def test_a_runbook_that_keeps_no_readings_says_so(server: Postgres, name: str) -> None:
+    with pytest.raises(BadSetting, match="keeps no readings to replay"):
+        backtest(ledger(), name, 0, {})
 
 
 async def test_readings_of_another_form_are_left_out_and_none_at_all_is_said(server: Postgres) -> None:

@@ -177,10 +177,10 @@ def test_what_was_cut_off_is_missed_by_who_noted_the_hash(book: Ledger) -> None:
 
 def test_a_row_of_a_run_that_waited_and_went_on_is_as_its_entries_say(in_force: Ledger) -> None:
     run_id = in_force.open_run(RUNBOOK, "approve")
-    questions.asked(in_force, run_id, questions.Question("p", "plan", now_ms() + 60_000))
+    questions.asked(in_force, run_id, RUNBOOK, questions.Question("p", "plan", now_ms() + 60_000))
     assert questions.go_on(in_force, "p", "auto") == run_id
     assert not check(in_force).broken
-    questions.asked(in_force, run_id, questions.Question("p", "plan", now_ms() - questions.TAKE_UP_MS - 1))
+    questions.asked(in_force, run_id, RUNBOOK, questions.Question("p", "plan", now_ms() - questions.TAKE_UP_MS - 1))
     assert len(questions.expire(in_force)) == 1
     assert not check(in_force).broken
     change(in_force, rewritten(run, outcome="fixed"))
