@@ -36,8 +36,8 @@ async def undo(ledger: Ledger, fix_id: str) -> Report:
         await permit.apply(hands)
         if any(ledger.state(one.id) is FixState.proven for one in permit.fixes):
             run.remains([])
-            undone = hands[done.action].undone
-            for text in await undone(done) if undone else ():
+            follow_up = hands[done.action].undone
+            for text in await follow_up(done) if follow_up else ():
                 run.notice(text)
     report = run.report or Report(id=run.id, runbook=row["runbook"], mode=run.mode, outcome=Outcome.refused)
     undone = report.outcome is Outcome.fixed

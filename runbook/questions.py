@@ -15,7 +15,8 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterState, FlowRunFilterStateName
-from prefect.states import Scheduled, State
+from prefect.client.schemas.objects import State
+from prefect.states import Scheduled
 from sqlalchemy import Connection, RowMapping, select, update
 
 from runbook import outbox, rowcheck
