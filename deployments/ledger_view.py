@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from sqlalchemy import func, select
 
 import flows
-from runbook import licence, schema, story
+from runbook import licence, rowcheck, schema, story
 from runbook.errors import BadSetting
 from runbook.ledger import Ledger, now_ms
 from runbook.model import Json
@@ -120,13 +120,18 @@ def _run_or_fix(ledger: Ledger, id_: str) -> dict[str, Json]:
 
 
 def export(ledger: Ledger, since: str) -> Iterator[dict[str, Json]]:
-    """Every entry within ``since`` with its hash, oldest first: what another tool needs to check the chain itself."""
+    """Every entry within ``since`` with its hash, oldest first, and the fix with the entry that decided it: what
+    another tool needs to check the chain, and each ``image`` in it, by itself."""
     rule = select(entry, link.c.hash).outerjoin(link, link.c.seq == entry.c.seq).order_by(entry.c.seq).limit(BATCH)
     after, at = now_ms() - span_ms(since), 0
     while True:
         with ledger.read() as connection:
             rows = connection.execute(rule.where(entry.c.seq > at, entry.c.at_ms > after)).mappings().all()
-        yield from map(dict, rows)
+            decided = {row["fix_id"]: row["seq"] for row in rows if row["fix_id"] and "image" in row["body"]}
+            found = connection.execute(select(fix).where(fix.c.id.in_(decided))).mappings()
+            fixes = {decided[row["id"]]: {name: row[name] for name in rowcheck.IMAGE} for row in found}
+        for row in rows:
+            yield dict(row) | ({"fix": fixes[row["seq"]]} if row["seq"] in fixes else {})
         if len(rows) < BATCH:
             return
         at = rows[-1]["seq"]

@@ -22,6 +22,8 @@ CLOCK_MS = 60_000
 """How far a row's moment may lie from its entry's: waiting for the lock lies between them."""
 CARRIED, RUN, RESUMED, ENDED, FOUND = "carried", "run", "resumed", "ended", "found"
 STATES = frozenset(state.value for state in FixState)
+IMAGE = ("action", "target", "risk", "undo", "expect", "want")
+"""What of a fix its ``image`` is the hash of."""
 Row: TypeAlias = dict[str, Json]
 Found: TypeAlias = defaultdict[str, list[tuple[str, int]]]
 
@@ -38,7 +40,7 @@ class Told:
 
 def fix_image(row: Mapping[str, Json]) -> str:
     """A hash over what a fix is: its act, target, images of before and after, and how it is undone."""
-    return hash_of({name: row[name] for name in ("action", "target", "risk", "undo", "expect", "want")})
+    return hash_of({name: row[name] for name in IMAGE})
 
 
 def hash_of(said: Json) -> str:

@@ -19,6 +19,7 @@ from demo.prefect_server import BIN, ROOT
 from demo.seed import seed
 from demo.stripe_server import StripeServer
 from deployments import ledger_view
+from runbook import rowcheck
 from runbook.ledger import Ledger
 from runbook.settings import Settings
 
@@ -142,6 +143,9 @@ def test_an_altered_ledger_is_named(command: Command, stripe: StripeServer, tmp_
     assert command("verify", "0123")[0] == 2
     lines = list(ledger_view.export(Ledger(f"sqlite:///{tmp_path}/ledger.db"), "1h"))
     assert [one["hash"] for one in lines][-1] == whole["head"]
+    (planned,) = [one for one in lines if one["kind"] == "planned"]
+    assert rowcheck.hash_of(planned["fix"]) == planned["body"]["image"]
+    assert planned["fix"]["target"] == document["fixes"][0]["target"]
     assert command("show", document["id"])[1]["findings"]
     with sqlite3.connect(tmp_path / "ledger.db") as owner:
         owner.execute("UPDATE entry SET body = '{}' WHERE kind = 'found'")
