@@ -170,7 +170,8 @@ Things are broken now: the app's connections are all taken, its webhook endpoint
   3. In a terminal:  . .demo/env && .venv/bin/runbook ledger
   4. An alert that comes in starts its runbook at once:
      . .demo/env && curl {hooks}/hooks/alertmanager -H "Authorization: Bearer $INGRESS_ALERTMANAGER_TOKEN" \\
-       -d '{{"alerts": [{{"status": "firing", "labels": {{"alertname": "slow", "runbook": "pool-exhaustion"}}}}]}}'
+       -d '{{"alerts": [{{"status": "firing", "startsAt": "'$(date -u +%FT%TZ)'",
+            "labels": {{"alertname": "slow", "runbook": "pool-exhaustion"}}}}]}}'
 Schedules are paused here, so that nothing is mended before you look; switch them on in each deployment.
 make down ends everything.""")
     return 0
