@@ -44,9 +44,9 @@ CAPS = """\
 Attempts count, not successes. `failures_15min` stops what nobody asked for: a fix that a person named or approved goes
 on, inside the other caps. `sick_share` bounds a plan that says how many of how many are sick; a plan for one thing (a
 disk, a flag, the site) has no such number, and the bound no meaning for it. `rest_seconds` is for `target` or an
-action. `cents_24h` is the money that attempts of 24 hours may move before each further one needs a person, in the smallest unit
-of its currency, all currencies added as numbers; charges that a person approved count too. It is set here and nowhere
-else, so that nobody who can start a run can lift it."""
+action. `cents_24h` is the money that attempts of 24 hours may move before each further one needs a person, in the
+smallest unit of its currency, all currencies added as numbers; charges that a person approved count too. It is set
+here and nowhere else, so that nobody who can start a run can lift it."""
 WORDS = ("Symptom", "Cause", "Fix", "Verify", "Undo", "By hand")
 
 
