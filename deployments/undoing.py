@@ -30,7 +30,7 @@ async def undo(ledger: Ledger, fix_id: str) -> Report:
     back = inverse(done).model_copy(update={"id": "", "state": FixState.planned})
     async with Run(row["runbook"], Mode.auto, pages=False) as run:
         run.found([Finding(subject=done.target, detail=f"undo of {fix_id} ({done.action}) asked for by a person")])
-        permit = await gate.ask(run, [back], by_hand=True)
+        permit = await gate.ask(run, [back], by_hand=True, share=None)
         for one in permit.fixes:
             intend(ledger, fix_id, one.id)
         await permit.apply(hands)

@@ -178,7 +178,7 @@ async def _switch(run: Run, seen: Generation, at: Bounds) -> Generation:
     async def again() -> list[Fix]:
         return plan(await _once_more(run, seen, at), at)
 
-    permit = await gate.ask(run, plan(seen, at), again=again)
+    permit = await gate.ask(run, plan(seen, at), share=None, again=again)
     await permit.apply(HANDS)
     other = fallback()
     if not permit.fixes or other is None:
@@ -213,7 +213,7 @@ async def _requeue(run: Run, seen: Generation, at: Bounds, since_ms: int) -> lis
     tried = [one for one in log.tried_targets(run.ledger) if one in {f"generation {lost.id}" for lost in heard.lost}]
     run.found(log.detect_lost(heard.lost, tried))
     run.saw("lost", heard.lost, sick=bool(heard.lost), tried=tried)
-    permit = await gate.ask(run, log.plan_requeue(log.to_requeue(heard.lost, tried)))
+    permit = await gate.ask(run, log.plan_requeue(log.to_requeue(heard.lost, tried)), share=None)
     await permit.apply(HANDS)
     return list(heard.lost)
 

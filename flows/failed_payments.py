@@ -110,7 +110,7 @@ async def _endpoints(run: Run) -> Again:
     url, seen = endpoints.webhook_url(), await endpoints.read_endpoints()
     run.found(found := endpoints.detect_endpoints(seen, url))
     run.saw("endpoints", seen, sick=bool(found), url=url)
-    permit = await gate.ask(run, endpoints.plan_endpoints(seen, url))
+    permit = await gate.ask(run, endpoints.plan_endpoints(seen, url), share=None)
     await permit.apply(HANDS)
 
     async def again() -> list[Finding]:
@@ -127,7 +127,7 @@ async def _events(run: Run, event_days: int, skip_minutes: int) -> Again:
         ours = endpoints.of_app(await endpoints.read_endpoints(), endpoints.webhook_url())
         reached = [one for one in ours if one.status == "enabled" or run.mode is Mode.observe]
         run.saw("events", missed, sick=True, reached=[one.model_dump() for one in reached])
-        permit = await gate.ask(run, events.plan_resend(missed, reached))
+        permit = await gate.ask(run, events.plan_resend(missed, reached), share=None)
         await permit.apply(HANDS)  # one after the other: the app does not mind the order of events, so we do
     known = {one.id for one in missed}
 
@@ -163,7 +163,7 @@ async def _invoices(run: Run, money_cap_cents: int) -> Again:
     run.saw("invoices", due, sick=bool(found), money_cap_cents=money_cap_cents)
     for text in payments.notices_of(seen):
         run.notice(text)
-    permit = await gate.ask(run, payments.plan_invoices(due, money_cap_cents))
+    permit = await gate.ask(run, payments.plan_invoices(due, money_cap_cents), share=None)
     await permit.apply(HANDS)
 
     async def again() -> list[Finding]:

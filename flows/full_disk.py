@@ -86,7 +86,7 @@ async def full_disk(
             async def again() -> list[Fix]:
                 return plan(await look(run, rest_minutes), free_at)
 
-            permit = await gate.ask(run, plan(seen, free_at), again=again)
+            permit = await gate.ask(run, plan(seen, free_at), share=None, again=again)
             await permit.apply(HANDS)
             await asyncio.sleep(hold_seconds if permit.fixes else 0)
             run.remains(detect(await look(run, rest_minutes), free_at))

@@ -118,7 +118,7 @@ async def _fix(
     async def again() -> list[Fix]:
         return plan((await watch.look(before))[0], watch.at)
 
-    permit = await gate.ask(run, plan(reading, watch.at), again=again)
+    permit = await gate.ask(run, plan(reading, watch.at), share=None, again=again)
     if not permit.fixes:
         return counted
     await permit.apply(HANDS)

@@ -113,7 +113,7 @@ async def _fix(run: Run, pool: Pool, bounds: Bounds, began: datetime, hold_secon
     cancelled = {fix.target for fix in permit.fixes if fix.action == "cancel_query"}
     left = planned(await look(run, began))
     harder = [fix for fix in left if fix.action == "end_session" and fix.target in cancelled]
-    permit = await gate.ask(run, harder, again=again)
+    permit = await gate.ask(run, harder, share=share(pool, harder), again=again)
     await permit.apply(HANDS)
     acted = datetime.now(UTC)
     await asyncio.sleep(hold_seconds)

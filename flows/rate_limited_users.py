@@ -130,7 +130,7 @@ async def _fix(run: Run, world: World, at: Bounds, span: tuple[int, int], hours:
     async def lift() -> list[Fix]:
         return plan(await look(run, span), at, hours)
 
-    kept = await gate.ask(run, plan_kept(world, at), again=keep)
+    kept = await gate.ask(run, plan_kept(world, at), share=None, again=keep)
     await kept.apply(HANDS)
     fixes = plan(world, at, hours)
     lifted = await gate.ask(run, fixes, share=share(world, fixes), again=lift)

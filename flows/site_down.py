@@ -190,12 +190,12 @@ async def _mitigate(
         found = verdict(seen, deploy_minutes)
     if not found.well:
         plan = await _plan(run, seen, found)
-        permit = await gate.ask(run, plan)
+        permit = await gate.ask(run, plan, share=None)
         await permit.apply(HANDS)
         if settings().vercel_token and any(fix.action == rollback.ROLL_BACK for fix in permit.fixes):
             run.notice("Vercel points production at no new deployment until somebody promotes one")
     if found.down and (run.mode is Mode.observe or (await read_site()).down):
-        permit = await gate.ask(run, await _last_resort(run, found))
+        permit = await gate.ask(run, await _last_resort(run, found), share=None)
         await permit.apply(HANDS)
         if any(fix.action == maintenance.ON for fix in permit.fixes) and (out := await maintenance.read_shut_out()):
             detail = f"is shut out by the maintenance page ({out}): exempt it, or Stripe's events are lost"
@@ -248,7 +248,7 @@ async def _watch(run: Run, seen: Assessment, was_down: bool, seconds: float, eac
     """What is still wrong: nothing, when the site was well for all that time and what was sick is well at its end."""
     if seen.closed and seen.maintenance is not None and seen.maintenance.ours:
         healthy = settings().runbook_health_url is not None and await restarts.read_health() is True
-        permit = await gate.ask(run, [maintenance.end("the site behind it is well", healthy=healthy)])
+        permit = await gate.ask(run, [maintenance.end("the site behind it is well", healthy=healthy)], share=None)
         await permit.apply(HANDS)
     if await maintenance.is_on(run.ledger):
         return [Finding(subject="maintenance", detail="is still on: a person must end it")]
@@ -278,7 +278,7 @@ async def _resolve(run: Run) -> None:
         run.notice(f"cannot see: {line}")
     ours = status_page.CALM.name
     plan = [status_page.close(name, one) for name, found in shown.items() for one in found if one.name == ours]
-    permit = await gate.ask(run, plan)
+    permit = await gate.ask(run, plan, share=None)
     await permit.apply(HANDS)
     shown = (await status_page.read_shown())[0] if plan else {}
     left = [name for name, found in shown.items() if any(one.name == ours for one in found)]

@@ -154,7 +154,7 @@ async def _fix(run: Run, seen: Latency, at: Bounds, seconds: float) -> None:
 
     acted: list[Fix] = []
     for _ in range(2):  # a second time: what a failed build left, a build that waited for a drop, a cancel that failed
-        permit = await gate.ask(run, await again(), again=again)
+        permit = await gate.ask(run, await again(), share=None, again=again)
         await permit.apply(HANDS)
         acted += permit.fixes
         if not permit.fixes:

@@ -22,15 +22,16 @@ async def ask(
     run: Run,
     plan: Sequence[Fix],
     *,
-    share: Share | None = None,
+    share: Share | None,
     again: Callable[[], Awaitable[Sequence[Fix]]] | None = None,
     by_hand: bool = False,
 ) -> Permit:
     """Grant what may be done of ``plan`` and write every decision to the ledger; an empty plan grants nothing.
 
-    ``share`` is how much of the population is sick. ``again`` reads and plans once more while the granted targets
-    are locked: what is not planned the same way any more is given back. ``by_hand`` says that a person named these
-    very fixes on the command line, which is an approval; the mode's ceiling, the caps and the red button stay.
+    ``share`` is how much of the population is sick: past a bound nothing is done. None says that there is none; it has
+    no default, so that no runbook forgets it. ``again`` reads and plans once more while the granted targets are locked:
+    what is not planned the same way any more is given back. ``by_hand`` says that a person named these very fixes on
+    the command line, which is an approval; the mode's ceiling, the caps and the red button stay.
     Raises ``LedgerError`` when a fact cannot be read: no facts, no permit.
     """
     if not plan:

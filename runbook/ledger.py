@@ -21,7 +21,7 @@ from runbook.errors import LedgerError
 from runbook.mask import mask
 from runbook.model import Finding, Fix, FixState, Json
 from runbook.policy import HOURS_24, Attempt, cents
-from runbook.process import is_alive, is_dead, this_process
+from runbook.process import ACTING, is_alive, is_dead, this_process
 from runbook.schema import entry, finding, fix, run
 from runbook.settings import ledger_url
 
@@ -231,7 +231,7 @@ class Ledger:
         rule = select(fix, broken.label("broken")).where(fix.c.runbook == runbook, begun | done).order_by(fix.c.seq)
         with self.read() as connection:
             rows = connection.execute(rule).mappings().all()
-        return [as_fix(row) for row in rows if is_dead(row["owner"]) or _is_left(row, now - older_than_ms)]
+        return [as_fix(row) for row in rows if _is_left(row, now - older_than_ms)]
 
     def disproven(self, runbook: str, action: str) -> list[Fix]:
         """Fixes of the last 24 hours that were certainly done and then seen to have had no effect."""
@@ -267,9 +267,10 @@ class Ledger:
 
 
 def _is_left(row: RowMapping, before_ms: int) -> bool:
-    """False while its hand may be in it: for as long as a living process of this host is, however long an act takes."""
-    under_way = row["state"] == FixState.intended.value and not row["broken"] and is_alive(row["owner"])
-    return bool(row["intended_at_ms"] < before_ms and not under_way)
+    """Whether nobody is at it any more: a living process of this host may be for as long as an act takes."""
+    if row["state"] == FixState.applied.value or not is_alive(row["owner"]):
+        return int(row["intended_at_ms"]) < before_ms or is_dead(row["owner"])
+    return bool(row["broken"]) or (row["owner"] == this_process() and row["id"] not in ACTING)
 
 
 def as_fix(row: RowMapping) -> Fix:

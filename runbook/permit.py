@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from runbook import undo
-from runbook.errors import LedgerError, NotPermitted, OutsideError
+from runbook.errors import LedgerError, NotPermitted, OutsideError, RunbookError
 from runbook.ledger import Ledger
 from runbook.mask import mask
 from runbook.model import Fix, FixState, Json, Proof, Risk
+from runbook.process import ACTING
 
 
 @dataclass
@@ -56,16 +57,19 @@ class Permit:
         if not self.ledger.move(fix.id, [FixState.granted], FixState.intended, {}, fresh=True):
             raise self._why_not(fix)
         attempt = Attempt()
+        ACTING.add(fix.id)
         try:
             yield attempt
+            if not self.ledger.move(fix.id, [FixState.intended], attempt.state, mask(attempt.body)):
+                self._note(fix, "late", {"outcome": attempt.state.value, **attempt.body})
         except BaseException as error:
-            # Without this line nobody could tell a broken act from one that is still under way in a living process.
-            said = str(error) if isinstance(error, OutsideError) else type(error).__name__
+            # Without this line no other process could tell a broken act from one that is still under way in this one.
+            said = str(error) if isinstance(error, RunbookError) else type(error).__name__
             with suppress(LedgerError):
                 self._note(fix, "interrupted", {"error": said})
             raise
-        if not self.ledger.move(fix.id, [FixState.intended], attempt.state, mask(attempt.body)):
-            self._note(fix, "late", {"outcome": attempt.state.value, **attempt.body})
+        finally:
+            ACTING.discard(fix.id)
 
     def _why_not(self, fix: Fix) -> NotPermitted:
         with self.ledger.read() as connection:

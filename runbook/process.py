@@ -10,6 +10,9 @@ from pathlib import Path
 ASKING = threading.Event()
 """Set while a question stands in the terminal: nothing else is written there."""
 
+ACTING: set[str] = set()
+"""The fixes whose hands are open in this process."""
+
 
 def this_process() -> str:
     """This process's name: host, pid and start, so that another one on the same host can tell whether it lives."""

@@ -36,6 +36,7 @@ def tight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     lines += ["sick_share = 0.5"]
     (tmp_path / "runbook.toml").write_text("\n".join(lines) + "\n")
     monkeypatch.setenv("RUNBOOK_HOME", str(tmp_path))
+    monkeypatch.setenv("RUNBOOK_LEDGER_URL", f"sqlite:///{tmp_path}/own.db")  # not the one of this machine
     monkeypatch.setenv("RUNBOOK_MODE", "auto")
     our.forget()
     yield

@@ -29,7 +29,7 @@ async def go():
     world = World()
     async with Run(RUNBOOK, Mode.approve) as run:
         run.found([FINDING])
-        permit = await gate.ask(run, rows(1, Risk.person))
+        permit = await gate.ask(run, rows(1, Risk.person), share=None)
         await permit.apply(world.hands())
     print(world.acts, [fix.why for fix in run.report.fixes], flush=True)
 
@@ -70,7 +70,7 @@ async def test_a_granted_fix_that_waits_for_its_hand_is_refused() -> None:
     world = World()
     async with Run(RUNBOOK, Mode.auto) as run:
         run.found([FINDING])
-        permit = await gate.ask(run, rows(2))
+        permit = await gate.ask(run, rows(2), share=None)
         assert len(permit.fixes) == 2
         stop()
         await permit.apply(world.hands())

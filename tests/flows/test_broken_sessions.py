@@ -185,7 +185,7 @@ async def test_an_account_that_changed_since_is_not_touched(world: World, failed
     locks = {"as it was": was, "later, passed too": faults.at(minutes=5), "runs": faults.at(minutes=-15), "none": None}
     async with Run(NAME, Mode.auto) as run:
         seen = await look(run, AT, 60)
-        permit = await gate.ask(run, plan(seen, AT))
+        permit = await gate.ask(run, plan(seen, AT), share=None)
         faults.set_accounts(world.postgres, {10: (failed, locks[lock])})
         before = world.account(10)
         await permit.apply(HANDS)
@@ -196,7 +196,7 @@ async def test_an_account_that_changed_since_is_not_touched(world: World, failed
 async def test_a_session_that_was_renewed_since_is_not_deleted(world: World) -> None:
     faults.add_sessions(world.postgres, "dead", 3, days=30)
     async with Run(NAME, Mode.auto) as run:
-        permit = await gate.ask(run, plan(await look(run, AT, 60), AT))
+        permit = await gate.ask(run, plan(await look(run, AT, 60), AT), share=None)
         world.sql("""UPDATE "Session" SET expires = now() + interval '1 day' WHERE id = 'dead2'""")
         await permit.apply(HANDS)
     assert [row[0] for row in world.sessions()] == ["dead2"]
@@ -217,7 +217,7 @@ async def test_a_person_unlocks_the_one_they_named_and_takes_it_back(world: Worl
     at = dataclasses.replace(AT, unlock_email="person10@example.com")
     async with Run(NAME, Mode.auto) as run:
         run.found([Finding(subject="x", detail="x")])
-        permit = await gate.ask(run, plan(await look(run, at, 60), at), by_hand=True)
+        permit = await gate.ask(run, plan(await look(run, at, 60), at), by_hand=True, share=None)
         await permit.apply(HANDS)
     assert run.report is not None and states(run.report, "unlock_account") == [PROVEN]
     assert (world.account(10), world.account(11)) == ((0, None), other)

@@ -114,7 +114,7 @@ async def test_what_changed_since_it_was_read_is_not_overwritten(sick: World, wh
     async with Run("failed-payments", Mode.auto) as run:
         seen = await reconcile.read_comparison(5)
         run.found(reconcile.detect_drift(seen))
-        permit = await gate.ask(run, reconcile.plan_drift(seen)[:1])
+        permit = await gate.ask(run, reconcile.plan_drift(seen)[:1], share=None)
         row = seen.drifts[0].row
         match who:
             case "a webhook":

@@ -191,7 +191,7 @@ async def test_what_may_not_be_charged_any_more_when_the_yes_comes_is_not(
     bill = stripe_faults.retryable_invoice(world.stripe.store)
     async with Run(NAME, Mode.auto, pages=False) as run:
         plan = payments.plan_invoices(await payments.read_invoices(), 0)
-        permit = await gate.ask(run, plan, by_hand=True)
+        permit = await gate.ask(run, plan, by_hand=True, share=None)
         meanwhile(world, bill)
         await permit.apply(HANDS)
     assert run.report is not None

@@ -100,7 +100,7 @@ async def test_written_to_between_plan_and_act_it_stays(world: World) -> None:
     async with Run("full-disk", Mode.auto) as run:
         from runbook import gate
 
-        permit = await gate.ask(run, [plan])
+        permit = await gate.ask(run, [plan], share=None)
         await permit.apply(HANDS)
     assert run.report is not None and fixes(run.report) == {"web.log.1": "refused"}
     assert log.read_bytes().endswith(LINE) and not log.with_name("web.log.1.gz").exists()

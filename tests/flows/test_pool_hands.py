@@ -43,7 +43,7 @@ async def grant(*fixes: Fix, mode: Mode = Mode.auto, book: Ledger | None = None)
     run = Run(NAME, mode)
     run.ledger = book or run.ledger
     run.id = run.ledger.open_run(NAME, mode)
-    return await gate.ask(run, fixes)
+    return await gate.ask(run, fixes, share=None)
 
 
 async def done(*fixes: Fix) -> list[FixState]:

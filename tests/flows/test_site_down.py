@@ -362,7 +362,7 @@ async def test_one_instance_more_and_back(world: World) -> None:
     from tasks import maintenance
 
     async with Run("site-down", Mode.auto, pages=False) as run:
-        permit = await gate.ask(run, [maintenance.scale("2", "load")], by_hand=True)
+        permit = await gate.ask(run, [maintenance.scale("2", "load")], by_hand=True, share=None)
         await permit.apply(HANDS)
     assert world.vercel.instances.read_text() == "3"
     await undo(world.book, permit.fixes[0].id)
@@ -377,7 +377,7 @@ async def test_an_instance_is_not_taken_back_once_a_person_changed_their_number(
     from tasks import maintenance
 
     async with Run("site-down", Mode.auto, pages=False) as run:
-        permit = await gate.ask(run, [maintenance.scale("2", "load")], by_hand=True)
+        permit = await gate.ask(run, [maintenance.scale("2", "load")], by_hand=True, share=None)
         await permit.apply(HANDS)
     world.vercel.instances.write_text("5")
     report = await undo(world.book, permit.fixes[0].id)

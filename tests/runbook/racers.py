@@ -96,7 +96,7 @@ def ask(*targets: str) -> Callable[[], object]:
     async def go() -> int:
         async with Run(RUNBOOK, Mode.auto) as run:
             run.found([FINDING])
-            permit = await gate.ask(run, [a_fix(target) for target in targets])
+            permit = await gate.ask(run, [a_fix(target) for target in targets], share=None)
         assert run.report is not None and not run.report.reason, run.report
         return len(permit.fixes)
 

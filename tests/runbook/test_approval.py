@@ -37,7 +37,7 @@ from tests.runbook.parts import FINDING, RUNBOOK, rows
 async def go():
     async with Run(RUNBOOK, Mode.approve) as run:
         run.found([FINDING])
-        permit = await gate.ask(run, rows(5, Risk.person))
+        permit = await gate.ask(run, rows(5, Risk.person), share=None)
     print("granted", len(permit.fixes), [fix.why for fix in run.report.fixes][:1], flush=True)
 
 asyncio.run(go())

@@ -25,7 +25,7 @@ async def story(world: World, plan: Sequence[Fix], mode: Mode = Mode.auto, **mor
     """A whole runbook: found, asked, applied, read again."""
     async with Run(RUNBOOK, mode) as run:
         run.found([FINDING])
-        permit = await gate.ask(run, plan, **more)
+        permit = await gate.ask(run, plan, **{"share": None} | more)
         await permit.apply(world.hands())
         run.remains([FINDING] if any(world.rows[one.target] != "new" for one in plan) else [])
     return run.result()
@@ -57,7 +57,7 @@ async def test_the_ceiling_lowers_the_mode(world: World, monkeypatch: pytest.Mon
 
 async def test_a_plan_of_nothing_grants_nothing_and_writes_nothing(in_force: Ledger) -> None:
     async with Run(RUNBOOK, Mode.auto) as run:
-        permit = await gate.ask(run, [], by_hand=True)
+        permit = await gate.ask(run, [], by_hand=True, share=None)
         with pytest.raises(NotPermitted), permit.attempt(a_fix()):
             raise AssertionError("entered")
     with in_force.read() as connection:

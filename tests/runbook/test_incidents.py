@@ -111,7 +111,7 @@ async def test_found_and_mended_in_one_run_is_an_incident_with_its_fixes(
 ) -> None:
     async with Run("a", Mode.auto) as run:
         run.found([ROWS])
-        permit = await gate.ask(run, rows(2))
+        permit = await gate.ask(run, rows(2), share=None)
         await permit.apply(world.hands())
         run.remains([])
     (one,) = opened(in_force)

@@ -10,18 +10,19 @@ from sqlalchemy import select, update
 
 from runbook.ledger import Ledger, ledger, now_ms
 from runbook.model import Finding, FixState
+from runbook.permit import Permit
 from runbook.policy import HOURS_24
 from runbook.process import is_alive, is_dead, this_process
 from runbook.schema import entry, finding, fix, run
 from tests.runbook.parts import FINDING, RUNBOOK, a_fix, grant, told
 
 MINUTES_2 = 120_000
+NAMED = "from runbook.process import this_process; print(this_process(), flush=True)"
 
 
 def gone() -> str:
     """The name of a process that has ended."""
-    ask = "from runbook.process import this_process; print(this_process())"
-    return subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run([sys.executable, "-c", NAMED], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def owned_by(book: Ledger, fix_id: str, owner: str) -> None:
@@ -140,7 +141,6 @@ def test_an_intent_is_unsettled_once_its_process_is_gone_or_it_is_old(book: Ledg
     one, other = grant(book, a_fix("a")), grant(book, a_fix("b"), runbook="another")
     for each in (one, other):
         book.move(each.id, [FixState.granted], FixState.intended, {})
-    assert book.unsettled(RUNBOOK, MINUTES_2) == []
     owned_by(book, one.id, gone())
     assert [each.id for each in book.unsettled(RUNBOOK, MINUTES_2)] == [one.id]
     owned_by(book, one.id, "elsewhere:1:1")
@@ -157,10 +157,24 @@ def test_an_intent_of_a_living_process_is_left_alone_until_that_says_it_broke(bo
     book.move(one.id, [FixState.granted], FixState.intended, {})
     with book.write() as connection:
         connection.execute(update(fix).values(intended_at_ms=now_ms() - HOURS_24))
-    assert book.unsettled(RUNBOOK, MINUTES_2) == [], "an index may take hours to build"
-    with book.write() as connection:
-        book.note(connection, "interrupted", {}, fix_id=one.id)
-    assert [each.id for each in book.unsettled(RUNBOOK, MINUTES_2)] == [one.id]
+    words = [sys.executable, "-c", f"{NAMED}; input()"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as lives:
+        assert lives.stdout is not None
+        owned_by(book, one.id, lives.stdout.readline().strip())
+        assert book.unsettled(RUNBOOK, MINUTES_2) == [], "an index may take hours to build"
+        with book.write() as connection:
+            book.note(connection, "interrupted", {}, fix_id=one.id)
+        assert [each.id for each in book.unsettled(RUNBOOK, MINUTES_2)] == [one.id]
+        lives.communicate("\n")
+
+
+def test_an_intent_of_this_process_is_left_alone_while_its_hand_is_open(book: Ledger) -> None:
+    one = grant(book, a_fix("a"))
+    with Permit(book, [one]).attempt(one):
+        assert book.unsettled(RUNBOOK, 0) == []
+    other = grant(book, a_fix("b"))
+    book.move(other.id, [FixState.granted], FixState.intended, {})  # and its outcome could not be written
+    assert [each.id for each in book.unsettled(RUNBOOK, MINUTES_2)] == [other.id]
 
 
 @pytest.mark.parametrize(("hours", "looked"), [(47, True), (49, False)])

@@ -243,7 +243,7 @@ async def test_a_gate_that_cannot_read_its_facts_grants_nothing(in_force: Ledger
         with in_force.write() as connection:
             connection.execute(text("ALTER TABLE entry RENAME TO hidden"))
         with pytest.raises(LedgerError) as refused:
-            await gate.ask(run, [a_fix()])
+            await gate.ask(run, [a_fix()], share=None)
         line(refused.value)
         with in_force.write() as connection:
             connection.execute(text("ALTER TABLE hidden RENAME TO entry"))

@@ -89,7 +89,7 @@ async def test_what_was_acted_on_and_not_proven_is_paged_until_a_run_is_well(in_
     for _ in range(2):
         async with Run("a", Mode.auto) as one:
             one.found([QUIET])
-            permit = await gate.ask(one, rows(1))
+            permit = await gate.ask(one, rows(1), share=None)
             await permit.apply(world.hands())
     assert keys(in_force) == ["a:unsolved"]
     for _ in range(3):

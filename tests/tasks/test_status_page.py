@@ -44,7 +44,7 @@ def pages(server: StatusPages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 async def do(fix: Fix, *, person: bool = True) -> FixState:
     """One fix through the gate, by a person unless said otherwise."""
     async with Run("site-down", Mode.auto, pages=False) as run:
-        permit = await gate.ask(run, [fix], by_hand=person)
+        permit = await gate.ask(run, [fix], by_hand=person, share=None)
         await permit.apply(HANDS)
         (done,) = run.ledger.fixes(run.id)
     return done.state
