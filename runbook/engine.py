@@ -3,53 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
-import time
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import psycopg
-from psycopg.abc import PQGen
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
 
 from runbook.errors import LedgerError
 
-T = TypeVar("T")
 WAIT_SECONDS = 5
 """How long one waits for another that writes."""
 IDLE_SECONDS = 4
 """How long a writer may hold its lock and do nothing; less than others wait: a stop gets past one that hangs."""
 STATEMENT_SECONDS = 30
 """How long PostgreSQL may work on one statement."""
-ANSWER_SECONDS = 35.0
-"""How long a server may say nothing: one that is stopped, or gone without a word, ends none of its own waits."""
-
-
-class Answering(psycopg.Connection[Any]):
-    """A connection that is closed when its server says nothing for ``ANSWER_SECONDS``."""
-
-    def wait(self, gen: PQGen[T], *given: Any, **named: Any) -> T:
-        """Wait as any connection does, but not for ever."""
-        try:
-            return super().wait(_answered(gen), *given, **named)
-        except psycopg.errors.ConnectionTimeout:
-            self.pgconn.finish()  # an answer that comes later must meet nobody
-            raise
-
-
-def _answered(gen: PQGen[T]) -> PQGen[T]:
-    heard = time.monotonic()
-    try:
-        wants = next(gen)
-        while True:
-            ready = yield wants
-            if ready:
-                heard = time.monotonic()
-            elif time.monotonic() - heard > ANSWER_SECONDS:
-                raise psycopg.errors.ConnectionTimeout(f"its server has not answered for {ANSWER_SECONDS:.0f} seconds")
-            wants = gen.send(ready)
-    except StopIteration as done:
-        return cast("T", done.value)
 
 
 def connect(url: str) -> Engine:
@@ -69,17 +36,15 @@ def connect(url: str) -> Engine:
         event.listen(engine, "connect", _sqlite_settings)
         event.listen(engine, "begin", _sqlite_begin)
     elif engine.dialect.name == "postgresql":
-        event.listen(engine, "do_connect", _postgres_connect)
+        from runbook import answering  # needs psycopg, which a ledger in a file does not wait for
+
+        event.listen(engine, "do_connect", answering.connect)
         event.listen(engine, "begin", _postgres_begin)
     return engine
 
 
 def _connect_args(url: str) -> dict[str, int]:
     return {"connect_timeout": WAIT_SECONDS} if url.startswith("postgresql") and "connect_timeout" not in url else {}
-
-
-def _postgres_connect(_dialect: object, _record: object, words: tuple[Any, ...], named: dict[str, Any]) -> Answering:
-    return Answering.connect(*words, **named)
 
 
 def _postgres_begin(connection: Connection) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 
 from demo.postgres import Postgres
-from runbook import engine, gate, memory, schema, settings
+from runbook import answering, engine, gate, memory, schema, settings
 from runbook.errors import LedgerError
 from runbook.ledger import WRITE_LOCK, Ledger
 from runbook.model import FixState, Mode
@@ -180,7 +180,7 @@ def standing_still(server: Postgres) -> Iterator[None]:
 def test_a_server_that_stands_still_is_an_error_and_then_found_again(
     ledger_server: Postgres, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(answering, "ANSWER_SECONDS", 0.5)
     url = f"{postgres_url}?connect_timeout=2"
     book = Ledger(url)
     with book.read() as open_already, standing_still(ledger_server):
