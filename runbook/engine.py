@@ -13,6 +13,10 @@ from runbook.errors import LedgerError
 
 WAIT_SECONDS = 5
 """How long one waits for another that writes."""
+IDLE_SECONDS = 4
+"""How long a writer may hold its lock and do nothing; less than others wait: a stop gets past one that hangs."""
+STATEMENT_SECONDS = 30
+"""How long PostgreSQL may work on one statement."""
 
 
 def connect(url: str) -> Engine:
@@ -32,6 +36,9 @@ def connect(url: str) -> Engine:
         event.listen(engine, "connect", _sqlite_settings)
         event.listen(engine, "begin", _sqlite_begin)
     elif engine.dialect.name == "postgresql":
+        from runbook import answering  # needs psycopg, which a ledger in a file does not wait for
+
+        event.listen(engine, "do_connect", answering.connect)
         event.listen(engine, "begin", _postgres_begin)
     return engine
 
@@ -41,8 +48,11 @@ def _connect_args(url: str) -> dict[str, int]:
 
 
 def _postgres_begin(connection: Connection) -> None:
-    # Whoever holds a lock may be a stopped machine: waiting for it for ever would be no refusal.
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{WAIT_SECONDS}s'")
+    # Whoever holds a lock may be a stopped machine: waiting for it for ever would be no refusal, and no stop either.
+    bounds = {"lock_timeout": WAIT_SECONDS, "statement_timeout": STATEMENT_SECONDS}
+    if connection.get_execution_options().get("runbook_write"):
+        bounds["idle_in_transaction_session_timeout"] = IDLE_SECONDS
+    connection.exec_driver_sql(";".join(f"SET LOCAL {name} = '{seconds}s'" for name, seconds in bounds.items()))
 
 
 def _sqlite_settings(connection: Any, _record: object) -> None:

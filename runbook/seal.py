@@ -27,8 +27,8 @@ def seal(ledger: Ledger, before_ms: int) -> Mapping[str, Json]:
     ``BadSetting`` for what is younger than 31 days: guards still read it.
     """
     if before_ms > now_ms() - FLOOR_DAYS * DAY_MS:
-        problem = f"may not be less than {FLOOR_DAYS} days: caps, cooldowns and undo holds rest on what is younger"
-        raise BadSetting("what is sealed", problem, f"runbook seal --older {FLOOR_DAYS}d")
+        problem = f"nothing younger than {FLOOR_DAYS} days: caps, cooldowns and what a person undid are read from it"
+        raise BadSetting("a seal takes", problem, f"runbook seal --older {FLOOR_DAYS}d")
     edge = min(before_ms, now_ms() - settings().runbook_licence_days * DAY_MS)
     with ledger.write() as connection:
         summed = _summary(connection, edge)

@@ -223,6 +223,7 @@ def test_a_runbook_without_settings_says_which_and_the_others_go_on(command: Com
         (("run", "pool-exhaustion", "--set", "full_at=9"), {}, "full_at"),
         (("run", "pool-exhaustion", "--mode", "yolo"), {}, "yolo"),
         (("ledger", "--since", "soon"), {}, "no span of time"),
+        (("seal", "--older", "1h"), {}, "nothing younger than 31 days"),
         (("show", "fix_nothing"), {}, "no such run or fix"),
         (("undo", "fix_nothing"), {}, "no such fix"),
         (("run", "pool-exhaustion"), {"DATABASE_URL": "postgresql://runbook:hush@127.0.0.1:9/app"}, "DATABASE_URL"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -17,8 +19,10 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import DBAPIError
 
-from runbook import gate, memory, schema, settings
+from demo.postgres import Postgres
+from runbook import answering, engine, gate, memory, schema, settings
 from runbook.errors import LedgerError
 from runbook.ledger import WRITE_LOCK, Ledger
 from runbook.model import FixState, Mode
@@ -151,6 +155,62 @@ def test_a_grant_lock_nobody_lets_go(postgres_url: str) -> None:
             grant(book, a_fix())
     line(refused.value)
     grant(book, a_fix())
+
+
+@contextmanager
+def standing_still(server: Postgres) -> Iterator[None]:
+    """The whole server stopped as a machine that hangs: its sockets stay open and say nothing."""
+    with psycopg.connect(server.url("postgres")) as owner:
+        found = owner.execute("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()").fetchall()
+    pids = [int((server.data / "postmaster.pid").read_text().split()[0]), *(pid for (pid,) in found)]
+
+    def go_on() -> None:
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGCONT)
+
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with at_the_latest(go_on):
+            yield
+    finally:
+        go_on()
+
+
+def test_a_server_that_stands_still_is_an_error_and_then_found_again(
+    ledger_server: Postgres, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "ANSWER_SECONDS", 0.5)
+    url = f"{postgres_url}?connect_timeout=2"
+    book = Ledger(url)
+    with book.read() as open_already, standing_still(ledger_server):
+        with pytest.raises(DBAPIError, match="has not answered"):
+            open_already.execute(text("SELECT 1"))
+        with pytest.raises(LedgerError) as refused:
+            book.press("stop", "x")
+        line(refused.value)
+        assert "timeout" in broken(url)
+    book.press("stop", "it answers again")
+    with book.read() as connection:
+        assert book.stopped(connection) == "it answers again"
+
+
+def test_a_statement_that_does_not_end_is_ended(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "STATEMENT_SECONDS", 1)
+    with pytest.raises(LedgerError, match="statement timeout"), Ledger(postgres_url).read() as connection:
+        connection.execute(text(f"SELECT pg_sleep({PATIENCE})"))
+
+
+def test_a_writer_that_hangs_does_not_keep_a_person_from_the_red_button(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "IDLE_SECONDS", 1)
+    hanging, book = Ledger(postgres_url), Ledger(postgres_url)
+    with pytest.raises(LedgerError), hanging.write() as connection:
+        hanging.note(connection, "x", {})
+        book.press("stop", "not now")
+    with book.read() as connection:
+        assert book.stopped(connection) == "not now"
 
 
 # -- full -----------------------------------------------------------------------------------------------------------
