@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from demo import database_faults
 from demo.prefect_api import Api
 from demo.stack import HOOKS_TOKEN, Stack
 from tests.e2e.test_prefect import until
@@ -132,3 +133,23 @@ def test_without_a_responder_a_worker_runs_it_and_a_new_responder_does_not_again
     time.sleep(SETTLE_SECONDS)
     (again,) = listening.runs()[before:]
     assert again["run_count"] == 1
+
+
+def test_a_responder_that_is_stopped_ends_the_run_it_has_begun(listening: Listening) -> None:
+    busy = {"PENDING", "RUNNING"}
+    until(lambda: not [one for one in listening.runs() if one["state"]["type"] in busy], "the end of all runs")
+    kill(listening.stack.worker)  # so that nobody else has the run
+    writers = database_faults.idle_writers(listening.stack.postgres, 2)
+    blocked = database_faults.blocked_app(listening.stack.postgres, 2, 2)
+    try:
+        time.sleep(3)  # the profile calls a wait of 2 s long
+        before = len(listening.runs())
+        listening.post()
+        until(lambda: writers.alive() == 0, "the fixes, after which the run waits to prove them")
+        listening.responder.send_signal(signal.SIGINT)  # what the unit and compose.yaml send
+        assert listening.responder.wait(60) == 0
+        (run,) = listening.runs()[before:]
+        assert run["state"]["name"] == "Fixed", run["state"]
+    finally:
+        writers.close()
+        blocked.close()
