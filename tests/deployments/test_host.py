@@ -102,6 +102,13 @@ def test_the_file_is_read_as_systemd_reads_it(tmp_path: Path) -> None:
     assert theirs == ours - {"EMPTY="}, "this part of systemd says nothing of what is empty"
 
 
+def test_the_file_in_the_docs_is_one_that_systemd_reads() -> None:
+    blocks = (host.ROOT / "docs" / "operations.md").read_text("utf-8").split("```sh\n")
+    (shown,) = (block.partition("```")[0] for block in blocks if block.startswith("PREFECT_API_URL="))
+    assert host.parse(shown)["RUNBOOK_MODE"] == "observe"
+    assert not [value for value in host.parse(shown).values() if "#" in value], "systemd has no comment behind a value"
+
+
 def test_a_file_it_may_not_read_is_named(tmp_path: Path) -> None:
     etc, _, _ = laid_out(tmp_path)
     (etc / "env").unlink()

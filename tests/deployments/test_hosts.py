@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import importlib.util
 import shutil
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.server.events.schemas.automations import EventTrigger
 from prefect.settings import get_current_settings
 from prefect.settings.legacy import _get_settings_fields
 
+from runbook.model import Outcome
 from runbook.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +72,34 @@ def test_a_service_is_spelled_right(name: str) -> None:
     assert set(service["depends_on"]) <= set(compose()["services"])
     for port in service.get("ports", []):
         assert port.startswith("127.0.0.1:"), "nothing is open to the network without a proxy of yours"
+
+
+def test_a_stop_lets_the_responder_end_its_runs() -> None:
+    """Prefect takes SIGTERM away from a process that runs a flow, and ends the flow by it."""
+    service = unit(DEPLOYMENTS / "systemd" / "runbook-responder.service")["Service"]
+    assert (service["KillSignal"], service["KillMode"]) == ("SIGINT", "mixed")
+    assert compose()["services"]["responder"]["stop_signal"] == "SIGINT"
+
+
+def state_names() -> set[str]:
+    """Every name a run of ours may end by: those the code gives its states, and the outcomes of a runbook."""
+    trees = [ast.parse(path.read_text("utf-8")) for top in ("flows", "runbook") for path in (ROOT / top).glob("*.py")]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    ends = [one for one in calls if isinstance(one.func, ast.Name) and one.func.id in {"Completed", "Failed"}]
+    values = [word.value for one in ends for word in one.keywords if word.arg == "name"]
+    found = {text.value for value in values for text in ast.walk(value) if isinstance(text, ast.Constant)}
+    return {str(one) for one in found if isinstance(one, str)} | {one.value.capitalize() for one in Outcome}
+
+
+@pytest.mark.parametrize("name", ["runbook-dead-runs", "runbook-never-begun"])
+def test_a_run_that_has_ended_is_no_dead_run(name: str) -> None:
+    document = yaml.safe_load((DEPLOYMENTS / "automations.yaml").read_text("utf-8"))["automations"]
+    trigger = EventTrigger.model_validate(next(one for one in document if one["name"] == name)["trigger"])
+    assert {"Firing", "Quiet", "Findings", "Reported", "Healthy", "Unsolved"} <= state_names()
+    of_prefect = {"Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "Suspended", "Paused", "AwaitingRetry"}
+    for state in state_names() | of_prefect:
+        assert trigger.expects(f"prefect.flow-run.{state}"), state
+        assert not trigger.starts_after(f"prefect.flow-run.{state}"), state
 
 
 def test_the_image_holds_what_the_services_need() -> None:

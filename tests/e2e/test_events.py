@@ -16,6 +16,7 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.states import Scheduled
 
+from demo import database_faults
 from demo.prefect_api import Api
 from demo.stack import HOOKS_TOKEN, Stack
 from deployments.responder import Responder
@@ -185,3 +186,23 @@ def test_what_a_sender_says_starts_the_runbook_that_looks_at_it_and_a_storm_of_i
     assert run["state"]["type"] == "COMPLETED"
     time.sleep(SETTLE_SECONDS)
     assert len(listening.runs()) == before + 1
+
+
+def test_a_responder_that_is_stopped_ends_the_run_it_has_begun(listening: Listening) -> None:
+    busy = {"PENDING", "RUNNING"}
+    until(lambda: not [one for one in listening.runs() if one["state"]["type"] in busy], "the end of all runs")
+    kill(listening.stack.worker)  # so that nobody else has the run
+    writers = database_faults.idle_writers(listening.stack.postgres, 2)
+    blocked = database_faults.blocked_app(listening.stack.postgres, 2, 2)
+    try:
+        time.sleep(3)  # the profile calls a wait of 2 s long
+        before = len(listening.runs())
+        listening.post()
+        until(lambda: writers.alive() == 0, "the fixes, after which the run waits to prove them")
+        listening.responder.send_signal(signal.SIGINT)  # what the unit and compose.yaml send
+        assert listening.responder.wait(60) == 0
+        (run,) = listening.runs()[before:]
+        assert run["state"]["name"] == "Fixed", run["state"]
+    finally:
+        writers.close()
+        blocked.close()
