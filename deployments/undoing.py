@@ -34,8 +34,8 @@ async def undo(ledger: Ledger, fix_id: str) -> Report:
         if any(ledger.state(one.id) is FixState.proven for one in permit.fixes):
             ledger.move(fix_id, [done.state], FixState.undone, {"by": permit.fixes[0].id})
             run.remains([])
-            undone = hands[done.action].undone
-            for text in await undone(done) if undone else ():
+            put_right = hands[done.action].undone
+            for text in await put_right(done) if put_right else ():
                 run.notice(text)
     report = run.report or Report(id=run.id, runbook=row["runbook"], mode=run.mode, outcome=Outcome.refused)
     undone = report.outcome is Outcome.fixed

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import flows
 from demo import drill as stack
+from demo.prefect_server import BIN
 from deployments import drilling
 from deployments.cli import app
 from deployments.ledger_view import status
@@ -85,7 +86,7 @@ def test_a_run_that_crashes_has_not_passed_though_all_is_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "runbook"
-    program.write_text(f'#!/bin/sh\n{stack.BIN}/runbook "$@" >&2\necho went away >&2\nkill -9 $$\n')
+    program.write_text(f'#!/bin/sh\n{BIN}/runbook "$@" >&2\necho went away >&2\nkill -9 $$\n')
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(stack, "BIN", tmp_path)
     figures = stack.drill("broken-sessions")
