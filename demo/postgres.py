@@ -67,8 +67,8 @@ class Postgres:
     """``with Postgres() as server``: a cluster with roles ``postgres``, ``app``, ``runbook`` and a database ``app``.
 
     ``max_connections`` counts every slot, the reserved ones included. ``extra`` lines go to postgresql.auto.conf.
-    ``programs`` is the folder of another version's ``initdb`` and ``pg_ctl``. Role ``runbook`` may take the role of
-    ``app``, the tables' owner: who builds an index must be able to.
+    ``programs`` is the folder of another version's ``initdb`` and ``pg_ctl``. Role ``runbook`` is what ``runbook role``
+    prints, without its optional part.
     """
 
     def __init__(self, max_connections: int = 60, extra: str = "", programs: Path | None = None) -> None:
@@ -201,7 +201,16 @@ class Postgres:
             connection.execute("CREATE DATABASE app OWNER app")
             for statement in server_grants("app", self.version_num, "runbook"):
                 connection.execute(statement.encode())
+
+    def lend_owner(self) -> None:
+        """Let role ``runbook`` take the role of ``app``, the tables' owner, as who builds an index must."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(owner_grant("app", self.version_num, "runbook").encode())
+
+    def take_owner_back(self) -> None:
+        """Take that away again."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute("REVOKE app FROM runbook")
 
     def _run(self, program: str, *words: str) -> None:
         env = {key: value for key, value in os.environ.items() if not key.startswith("PG")}

@@ -109,6 +109,7 @@ def break_slow(stack: Stack) -> Scene:
     postgres, made = stack.postgres, f"runbook_{TABLE}_userId"
     ours, theirs = "runbook_SchoolCode_schoolId", "SchoolCode_code_idx"
     rows = TRIES * stack.users
+    postgres.lend_owner()  # the only scene that needs it: every other drill is done without
     large_table(postgres, rows)
     invalid_index(postgres, ours, "SchoolCode", "schoolId")
     invalid_index(postgres, theirs, "SchoolCode", "code")

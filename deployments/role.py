@@ -16,7 +16,9 @@ HEAD = """\
 -- SELECT of any password or session token."""
 
 OPTIONAL = """\
--- OPTIONAL, for slow-queries only: it builds and drops indexes{vacuums} as the tables' owner.
+-- OPTIONAL, for slow-queries only: CREATE INDEX and DROP INDEX{vacuums} are for a table's owner; nothing else is.
+-- It also lets slow-queries plan (EXPLAIN, never run) what the app runs as this role on tables we may not read.
+-- Without it a person is told the statement instead.
 -- Whoever has this role's password may then do to the app's tables all that their owner may.
 -- {grant}"""
 
@@ -37,7 +39,7 @@ def role_sql(names: Tables, database: str, version: int, role: str = "runbook", 
     made = f"CREATE ROLE {quoted(role)} LOGIN;  -- then give it a password: \\password in psql"
     lines = [HEAD, made, *server_grants(database, version, role), *table_grants(names, version, role)]
     if owner:
-        more = "" if version >= FROM_17 else " and vacuums"
+        more = "" if version >= FROM_17 else " and VACUUM"
         # A name may hold a line break, and what follows one is no comment any more.
         shown = owner_grant(owner, version, role).replace("\n", "\n-- ")
         lines.append(OPTIONAL.format(vacuums=more, grant=shown))

@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from runbook.errors import BadSetting, NotConfigured
+from runbook.inline import inline
 from runbook.model import Mode
 from runbook.place import Place
 
@@ -216,12 +217,15 @@ class Settings(Place):
         return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
     def secrets(self) -> list[str]:
-        """Every secret in force, a URL's password by itself too, longest first: masking never leaves a tail behind."""
+        """Every secret in force, those inside URLs and commands too, longest first: masking leaves no tail behind."""
         values = [getattr(self, name) for name in type(self).model_fields]
         clear = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
         clear += self.notify_urls
         written = [_password(text) for text in clear]
         found = {*clear, *written, *map(unquote, written)}
+        for name in type(self).model_fields:
+            if name.endswith(("_command", "_url", "_base")) and isinstance(text := getattr(self, name), str):
+                found |= inline(text, path=name == "runbook_health_url")  # elsewhere a path is a name
         return sorted((text for text in found if len(text) >= 6), key=len, reverse=True)
 
     def database_conninfo(self, name: str = "DATABASE_URL") -> str:

@@ -57,7 +57,8 @@ RIGHTS = (
         {"SELECT": ("migration_name", "migration_started", "migration_finished", "migration_rolled_back")},
     ),
 )
-"""One line for each table a runbook meets; every test and the demo run with exactly this."""
+"""One line for each table a runbook meets. Every test and drill runs with exactly this; where an index is built, the
+owner's role is lent beside it."""
 
 
 def grants(

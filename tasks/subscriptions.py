@@ -210,8 +210,8 @@ async def _swap(fix: Fix, attempt: Attempt) -> None:
 
 
 def row_of(fix: Fix) -> str:
-    """The row's id in a fix's target."""
-    return fix.target.partition("/")[2]
+    """The row's id in a fix's target; the table's name before it may hold a slash too."""
+    return fix.target.removeprefix(f"{profile().tables.subscription}/")
 
 
 @reader("look up {fix.target}")

@@ -38,10 +38,12 @@ def make_table(server: Postgres) -> None:
 
 @contextlib.contextmanager
 def clean(server: Postgres) -> Iterator[Postgres]:
-    """The large table without indexes, and nothing counted of any statement."""
+    """The large table without indexes, nothing counted of any statement, and a role that may build an index."""
     make_table(server)
     wipe(server)
+    server.lend_owner()
     yield server
+    server.take_owner_back()
     wipe(server)
 
 

@@ -27,6 +27,8 @@ from demo.stack import Stack
 from runbook.settings import Settings
 from tests.security.planting import HOOK, SETTINGS, Canaries, Hostile, Planted, known, plant
 
+MODES = ("observe", "auto", "approve")
+
 
 def run(canaries: Canaries, env: Mapping[str, str], *words: str) -> str:
     """One ``runbook`` command to its end; all it says is searched."""
@@ -41,6 +43,7 @@ def run(canaries: Canaries, env: Mapping[str, str], *words: str) -> str:
         check=False,
     )
     canaries.search(f"runbook {words[0]}", done.stdout + done.stderr)
+    assert "No such command" not in done.stderr, done.stderr
     return done.stdout
 
 
@@ -103,6 +106,8 @@ def send_hooks(canaries: Canaries, url: str, env: Mapping[str, str]) -> None:
 def ask_everything(canaries: Canaries, env: Mapping[str, str]) -> None:
     """Every command that shows anything."""
     told = json.loads(run(canaries, env, "ledger", "--json"))["runs"]
+    incidents = json.loads(run(canaries, env, "incident", "list", "--json"))["incidents"]
+    assert incidents, "nothing was found, so nothing was searched"
     for words in (
         *(("show", str(one["id"])) for one in told[:3]),
         ("show", str(told[-1]["id"]), "--json"),
@@ -110,7 +115,8 @@ def ask_everything(canaries: Canaries, env: Mapping[str, str]) -> None:
         ("role",),
         ("status",),
         ("pages", "--json"),
-        ("incident", "--json"),
+        ("incident", "list", "--json"),
+        *(("incident", "show", str(one["id"])) for one in incidents[:1]),
         ("report",),
         ("export",),
         ("audit", "--json"),
@@ -121,16 +127,16 @@ def ask_everything(canaries: Canaries, env: Mapping[str, str]) -> None:
         run(canaries, env, *words)
 
 
-def hostile_vendors(canaries: Canaries, env: Mapping[str, str], statuses: tuple[int, ...]) -> None:
-    """Every runbook while each vendor answers with all it was sent and secrets of its own."""
+def hostile_vendors(canaries: Canaries, stack: Planted, env: Mapping[str, str], statuses: tuple[int, ...]) -> None:
+    """Every runbook and the emergency while each vendor answers with all it was sent and secrets of its own."""
     hostile = Hostile(canaries)
     names = ("STRIPE_API_BASE", "SENDGRID_API_BASE", "OPENAI_BASE_URL", "SENTRY_API_BASE", "PAGERDUTY_API_BASE")
-    sick = {**env, **dict.fromkeys((*names, "APP_URL", "NEXTAUTH_URL", "RUNBOOK_HEALTH_URL"), hostile.url)}
-    sick["SLACK_WEBHOOK_URL"] = f"{hostile.url}/services/{canaries.new('SLACK_WEBHOOK_URL')}"
+    sick = {**env, **dict.fromkeys((*names, "APP_URL", "NEXTAUTH_URL"), hostile.url), **stack.hostile(hostile.url)}
     try:
         for status in statuses:
             hostile.status = status
             run(canaries, sick, "sweep", "--mode", "auto")
+            run(canaries, sick, "run", "site-down", "--mode", "auto", "--set", "window_seconds=0")
         run(canaries, sick, "watch")
         run(canaries, sick, "doctor")
     finally:
@@ -159,14 +165,14 @@ def dead_ends(canaries: Canaries, env: Mapping[str, str], folder: Path) -> None:
 
 
 def through_prefect(canaries: Canaries, stack: Stack) -> None:
-    """Every runbook as a subflow on the worker, and a run that crashes with a secret in its error."""
+    """Every runbook as a subflow on the worker, in every mode, and a run that crashes with a secret in its error."""
     api = Api(stack.prefect.url)
-    wanted = api.start("health-sweep", mode="auto")
-    deadline = time.monotonic() + 300
-    while api.call("GET", f"/flow_runs/{wanted}")["state"]["type"] not in {"COMPLETED", "FAILED", "CRASHED"}:
-        if time.monotonic() > deadline:
-            raise TimeoutError("the sweep does not end")
-        time.sleep(0.5)
+    for mode in MODES:
+        wanted, deadline = api.start("health-sweep", mode=mode), time.monotonic() + 300
+        while api.call("GET", f"/flow_runs/{wanted}")["state"]["type"] not in {"COMPLETED", "FAILED", "CRASHED"}:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the sweep does not end")
+            time.sleep(0.5)
     words = [sys.executable, "-m", "tests.security.crashes", canaries.new("an error nobody expected")]
     done = subprocess.run(words, env=stack.prefect.env, cwd=ROOT, capture_output=True, timeout=120, check=False)
     canaries.search("a crashed run", done.stdout + done.stderr)
@@ -187,7 +193,8 @@ def search_prefect(canaries: Canaries, stack: Stack) -> None:
 def hunt(statuses: tuple[int, ...] = (400, 401, 403, 500, 200), *, prefect: bool = False) -> Canaries:
     """Plant, run everything, search everything."""
     canaries = Canaries()
-    with known(canaries), Planted(canaries, prefect=prefect, users=10_000, subscriptions=5_000) as stack:
+    planted = Planted(canaries, prefect=prefect, users=10_000, subscriptions=5_000)
+    with known(canaries), planted as stack:
         if prefect:
             Api(stack.prefect.url).pause_schedules()
         held = plant(stack, canaries)
@@ -199,9 +206,9 @@ def hunt(statuses: tuple[int, ...] = (400, 401, 403, 500, 200), *, prefect: bool
             if prefect:
                 through_prefect(canaries, stack)
             else:
-                for mode in ("observe", "auto", "approve"):
+                for mode in MODES:
                     run(canaries, env, "sweep", "--mode", mode)
-            hostile_vendors(canaries, env, statuses)
+            hostile_vendors(canaries, planted, env, statuses)
             ask_everything(canaries, env)
             dead_ends(canaries, env, stack.folder)
         finally:

@@ -41,6 +41,9 @@ FORMS: Mapping[str, str] = {
 }
 """How a setting is written; all others are the bare canary. ``{}`` is the canary."""
 
+COMMAND = """sh -c 'echo no access with $2 >&2; exit 3' run --api-token {c}"""
+"""A command that fails and says its token, which it was given as an argument."""
+
 LOGGED = (
     "401 Incorrect API key provided: sk-proj-{c}",
     "No signatures found matching the expected signature for secret whsec_{c}",
@@ -168,7 +171,22 @@ class Planted(Stack):
         self.standin(OpenAIServer).keys.add(made["OPENAI_API_KEY"])
         self.standin(SendGridServer).keys[made["SENDGRID_API_KEY"]] = SCOPES
         kept = {"RUNBOOK_LEDGER_URL": f"sqlite:///{self.folder}/ledger.db"}
-        return {**super().env(), **limits_app.SETTINGS, **made, **kept}
+        plain = super().env()
+        for name in [name for name in plain if name.endswith("_COMMAND")]:
+            plain[name] = f"env {name}_TOKEN={self.canaries.new(name)} {plain[name]}"
+        plain["RUNBOOK_HEALTH_URL"] += f"?token={self.canaries.new('RUNBOOK_HEALTH_URL')}"
+        plain["RUNBOOK_WAR_ROOM_URL"] = f"https://meet.example/room?pwd={self.canaries.new('RUNBOOK_WAR_ROOM_URL')}"
+        return {**plain, **limits_app.SETTINGS, **made, **kept}
+
+    def hostile(self, url: str) -> dict[str, str]:
+        """The settings that lead to ``url``, with secrets in their paths and queries, and commands that tell theirs."""
+        secret = self.canaries.new
+        told = {name: COMMAND.format(c=secret(f"{name} argument")) for name in self.env() if name.endswith("_COMMAND")}
+        at = f"{url}/health/{secret('RUNBOOK_HEALTH_URL path')}?api_key={secret('RUNBOOK_HEALTH_URL query')}"
+        return told | {
+            "RUNBOOK_HEALTH_URL": at,
+            "SLACK_WEBHOOK_URL": f"{url}/services/{secret('SLACK_WEBHOOK_URL')}",
+        }
 
 
 def written(canaries: Canaries, name: str, **more: object) -> str:

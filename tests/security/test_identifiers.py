@@ -10,11 +10,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from demo import population
 from demo.postgres import Postgres
 from demo.seed import seed
+from demo.stripe_server import StripeServer
 from deployments.role import table_grants
 from deployments.undoing import undo
 from flows.broken_sessions import broken_sessions
+from flows.failed_payments import failed_payments
 from runbook import settings
 from runbook.ledger import ledger
 from runbook.model import FixState, Mode, Outcome
@@ -24,14 +27,16 @@ from tasks.audit_database import read_sessions
 from tasks.privileges import read_privileges
 from tasks.table_names import match, read_catalog
 
-ODD = ('"; DROP TABLE "Canary"; --', '\'; DROP TABLE "Canary"; --', "%s %(x)s {id} $1", "\n-- \\ ;\t", "ß 🐘")
+ODD = ('"; DROP TABLE "Canary"; --', '\'; DROP TABLE "Canary"; --', "%s %(x)s {id} $1", "\n-- \\ ;\t", "ß 🐘/")
+KEY = "sk_test_odd_0123456789"
+ROW = sql.Literal(population.row_id(3))
 TABLES = ("subscription", "user", "session", "migration")
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
     with Postgres() as running:
-        seed(running.url(), users=20, subscriptions=5)
+        seed(running.url(), users=20, subscriptions=40)
         with psycopg.connect(running.url(), autocommit=True) as owner:
             owner.execute('CREATE TABLE "Canary" (id int)')
             owner.execute('ALTER TABLE "Canary" OWNER TO app')
@@ -42,18 +47,21 @@ def server() -> Iterator[Postgres]:
 def names(
     request: pytest.FixtureRequest, server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Tables]:
-    """Every table and column renamed to something odd, and a profile that says so; all as it was afterwards."""
+    """Schema, tables and columns renamed to something odd, and a profile that says so; all as it was afterwards."""
     defaults = Tables()
     odd: dict[str, str] = {}
     back: list[sql.Composed] = []
     with psycopg.connect(server.url(), autocommit=True) as owner:
         for key in Tables.model_fields:
-            if key != "db_schema":
-                odd[key] = f"{request.param}{len(odd)}"
+            odd["schema" if key == "db_schema" else key] = f"{request.param}{len(odd)}"
         for table in TABLES:
             for key in [key for key in odd if key.startswith(f"{table}_")]:
                 back.insert(0, rename(owner, getattr(defaults, table), getattr(defaults, key), odd[key]))
             back.insert(0, rename(owner, getattr(defaults, table), None, odd[table]))
+        move = sql.SQL("ALTER SCHEMA {} RENAME TO {}")
+        public, schema = sql.Identifier("public"), sql.Identifier(odd["schema"])
+        owner.execute(move.format(public, schema))
+        back.insert(0, move.format(schema, public))
         names = Tables.model_validate(odd)
         owner.execute("\n".join(table_grants(names, server.version_num, "runbook")).encode())
         lines = [f"{key} = {json.dumps(name, ensure_ascii=False)}" for key, name in odd.items()]
@@ -86,13 +94,36 @@ async def test_every_reader_reads(names: Tables) -> None:
     async with subscriptions.app_database() as connection:
         rows = [row async for batch in subscriptions.stream_rows(connection, 5) for row in batch]
         assert (await subscriptions.without_stripe_id(connection)).rows == 0
-    assert len(await subscriptions.read_rows([row.id for row in rows])) == len(rows) == 5
+    assert len(await subscriptions.read_rows([row.id for row in rows])) == len(rows) == 40
     assert len((await logins.read_accounts(["person1@example.com"])).accounts) == 1
     assert await limit_log.read_accounts(["person1@example.com"])
     assert await read_sessions() == 0
     assert (await rollback.read_migrations(0)).unread == ""
     assert not [one for one in (await read_privileges()).tables if one.grants or one.missing or not one.found]
     assert match(await read_catalog()).names.keys() <= {"schema"}
+
+
+async def test_the_hand_of_subscriptions_acts_and_takes_back(
+    server: Postgres, names: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, id_ = sql.Identifier(names.db_schema, names.subscription), sql.Identifier(names.subscription_id)
+    status = sql.Identifier(names.subscription_status)
+    count = sql.SQL("SELECT count(*) FROM {} WHERE {} = 'paused'").format(table, status)
+    drift = sql.SQL("UPDATE {} SET {} = 'paused' WHERE {} = {}").format(table, status, id_, ROW)
+    with StripeServer(40, test_keys={KEY}) as stripe, psycopg.connect(server.url(), autocommit=True) as owner:
+        monkeypatch.setenv("STRIPE_API_BASE", stripe.url)
+        monkeypatch.setenv("STRIPE_SECRET_KEY", KEY)
+        settings.forget()
+        before = owner.execute(count).fetchone()
+        owner.execute(drift)
+        assert owner.execute(count).fetchone() != before
+        report = await failed_payments.fn(mode=Mode.auto, hold_seconds=0)
+        assert [(fix.action, fix.state) for fix in report.fixes] == [("copy_status", FixState.proven)], report
+        assert owner.execute(count).fetchone() == before
+        assert (await undo(ledger(), report.fixes[0].id)).outcome is Outcome.undone
+        assert owner.execute(count).fetchone() != before
+        seeded = sql.Literal(population.status(3))
+        owner.execute(sql.SQL("UPDATE {} SET {} = {} WHERE {} = {}").format(table, status, seeded, id_, ROW))
 
 
 async def test_every_hand_of_accounts_and_sessions_acts_and_takes_back(

@@ -52,6 +52,7 @@ BEYOND = (
     "SELECT pg_read_file('/etc/passwd')",
     "COPY (SELECT 1) TO PROGRAM 'true'",
     "SET ROLE postgres",
+    "SET ROLE app",
     "ALTER SYSTEM SET max_connections = 1",
 )
 
@@ -112,14 +113,31 @@ async def test_the_doctor_names_the_very_grant_that_is_missing(
 
 
 async def test_what_is_optional_is_not_called_bad(owner: psycopg.Connection) -> None:
-    owner.execute("REVOKE app FROM runbook")
     owner.execute("REVOKE MAINTAIN ON ALL TABLES IN SCHEMA public FROM runbook")
     try:
         states = {one.name: one.state for one in await doctor.examine()}
         assert (states["may vacuum"], states["may build indexes"]) == ("unset", "unset")
     finally:
-        owner.execute("GRANT app TO runbook WITH INHERIT FALSE")
         owner.execute("\n".join(table_grants(NAMES, 180_000, "runbook")).encode())
+
+
+async def test_the_owners_role_is_for_indexes_and_nothing_else_needs_it(
+    server: Postgres, owner: psycopg.Connection
+) -> None:
+    build = 'CREATE INDEX of_ours ON "User" ("email")'
+    with psycopg.connect(server.url(user="runbook"), autocommit=True) as runbook:
+        runbook.execute('VACUUM (ANALYZE) "User"')
+        server.lend_owner()
+        try:
+            assert {one.name: one.state for one in await doctor.examine()}["may build indexes"] == "ok"
+            with pytest.raises(errors.InsufficientPrivilege):
+                runbook.execute(build.encode())  # never by itself: only as that role
+            runbook.execute("SET ROLE app")
+            runbook.execute(build.encode())
+            runbook.execute("DROP INDEX of_ours")
+        finally:
+            server.take_owner_back()
+    assert {one.name: one.state for one in await doctor.examine()}["may build indexes"] == "unset"
 
 
 @pytest.mark.parametrize("version", [130_000, 150_000, 160_000, 170_000, 180_000])

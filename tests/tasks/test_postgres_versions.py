@@ -58,6 +58,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Postgres]:
         assert server.version_num // 10_000 == request.param
         seed(server.url(), users=50, subscriptions=10)
         large_table(server, 100_000)
+        server.lend_owner()
         with psycopg.connect(server.url(), autocommit=True) as owner:
             owner.execute('GRANT SELECT ON "LoginAttempt" TO runbook')  # else only its owner's statements are planned
         yield server
