@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
@@ -13,9 +14,12 @@ import pytest
 from demo import population, stripe_faults
 from flows.failed_payments import HANDS, NAME
 from runbook import gate
+from runbook.ledger import Ledger
 from runbook.model import Fix, FixState, Mode, Outcome, Risk, Share
+from runbook.permit import Permit
 from runbook.run import Run
 from runbook.settings import forget
+from tasks import payments
 from tests.flows import payments_parts as parts
 from tests.flows.payments_parts import PAY, PROVEN, SMALL, World, env, of, settled
 
@@ -131,6 +135,23 @@ async def test_a_charge_whose_answer_was_lost_is_looked_up_and_not_repeated(worl
     world.fault(f"POST /v1/invoices/{bill}/pay", "lost", times=1)
     report = await world.run(money_cap_cents=10_000)
     assert settled(report, "retry_payment") == {PROVEN: 1} and report.outcome is Outcome.fixed
+    assert world.stripe.store.tries == {bill: 1}
+
+
+async def test_two_machines_that_both_read_an_invoice_as_open_charge_it_once(world: World) -> None:
+    bill = stripe_faults.retryable_invoice(world.stripe.store)
+    (due,) = [one for one in await payments.read_invoices.fn() if one.id == bill]
+    (fix,) = payments.plan_invoices([due], 10_000)
+    row = world.stripe.store.invoices[bill]
+    as_read = copy.deepcopy(row)
+    for name in ("one", "other"):
+        book = Ledger(f"sqlite:///{world.folder}/{name}.db")
+        run_id, granted = book.open_run(NAME, "auto"), fix.model_copy(update={"state": FixState.granted})
+        with book.write() as connection:
+            recorded = book.record(connection, run_id, NAME, granted, "plan", 60_000)
+        assert recorded is not None
+        await payments.retry_payment(recorded, Permit(book, [recorded]))
+        row.update(as_read)
     assert world.stripe.store.tries == {bill: 1}
 
 
