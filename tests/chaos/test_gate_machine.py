@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,10 +21,12 @@ from demo.postgres import Postgres
 from runbook import settings as our
 from runbook.ledger import Ledger
 from runbook.schema import meta
-from tests.chaos.gate_machine import CAPS, GateMachine, over
+from tests.chaos.gate_machine import GateMachine, over
+from tests.chaos.gate_world import CAPS, DOES, HAPPENS
 
 STEPS = int(os.environ.get("RUNBOOK_CHAOS_STEPS", "2000"))
 EACH = 50
+FIGURES = os.environ.get("RUNBOOK_CHAOS_FIGURES", "")
 
 
 @pytest.fixture(autouse=True)
@@ -53,9 +56,15 @@ def drive(machine: type[GateMachine], database: str) -> None:
         database=None,
     )
     run_state_machine_as_test(machine, settings=hypothesis)
-    done = sum(GateMachine.steps.values())
-    print(f"{database}: {done} steps: {dict(GateMachine.steps)}")
+    seen = GateMachine.steps
+    done = sum(count for what, count in seen.items() if what in DOES)
+    print(f"{database}: {done} steps: {dict(seen)}")
+    if FIGURES:
+        Path(FIGURES).with_suffix(f".{database}").write_text(json.dumps({"steps": done, **seen}))
     assert done >= STEPS // 2, "the adversary did less than it was asked for"
+    assert seen["acted"] >= done // 50, "it hardly ever acted"
+    seldom = {what: seen[what] for what in HAPPENS if seen[what] < STEPS // 5_000}
+    assert not seldom, "what hardly happened shows nothing"
 
 
 def test_the_gate_on_sqlite(tmp_path: Path) -> None:
