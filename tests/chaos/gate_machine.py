@@ -11,7 +11,7 @@ import io
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from hypothesis import strategies as st
@@ -23,25 +23,15 @@ from runbook.errors import NotPermitted
 from runbook.ledger import Ledger
 from runbook.model import Finding, Fix, FixState, Mode, Risk, Share
 from runbook.permit import Permit
-from runbook.policy import DEFAULT_CAPS, HOURS_24, MINUTES_15, Cap
+from runbook.policy import HOURS_24, MINUTES_15
 from runbook.run import ACT_MS, Run
 from runbook.schema import entry
 from runbook.schema import fix as table
-from tests.chaos.gate_world import (
-    ACTIONS,
-    BUSY,
-    CAPS,
-    NOBODY,
-    REFUSALS,
-    RUNBOOKS,
-    TARGETS,
-    Crash,
-    Terminal,
-    World,
-)
+from tests.chaos import gate_world
+from tests.chaos.gate_world import ACTIONS, BUSY, REFUSALS, RUNBOOKS, TARGETS, Crash, Terminal, World, within_caps
 
 T = TypeVar("T")
-HOW = ["well", "well", "well", "is turned down", "dies before", "dies after"]
+HOW = ["well", "well", "well", "well", "is turned down", "dies before", "dies after"]
 
 
 class GateMachine(RuleBasedStateMachine):
@@ -137,7 +127,7 @@ class GateMachine(RuleBasedStateMachine):
         self.steps["approved late"] += bool(granted and answer == "yes" and late and run.mode is Mode.approve)
         assert {fix.id for fix in permit.fixes} <= {row["id"] for row in granted}, "a permit without its row"
         for row in granted:
-            self._within_caps(row, {one["id"] for one in granted})
+            within_caps(self.rows(), row, {one["id"] for one in granted})
         return permit, risk
 
     @rule(target=permits, run=runs, row=st.sampled_from(TARGETS), action=st.sampled_from(ACTIONS))
@@ -169,13 +159,9 @@ class GateMachine(RuleBasedStateMachine):
     )
     def work(self, run: Run, row: str, action: str, how: str) -> tuple[Permit, Risk]:
         """As most runs do: ask for a little, and do it at once."""
-        held = self.ask_plainly(run, row, action)
+        held: tuple[Permit, Risk] = self.ask_plainly(run, row, action)  # type: ignore[assignment]
         self.act(held, 0, how)
         return held
-
-    @rule(held=permits, at=st.integers(0, 3))
-    def act_well(self, held: tuple[Permit, Risk], at: int) -> None:
-        self.act(held, at, "well")
 
     @rule(held=permits, other=permits, at=st.integers(0, 3), field=st.sampled_from(["target", "want", "id", "permit"]))
     def forge(self, held: tuple[Permit, Risk], other: tuple[Permit, Risk], at: int, field: str) -> None:
@@ -261,7 +247,7 @@ class GateMachine(RuleBasedStateMachine):
             self.world.values[row] = "old"
         elif what == "dies":
             with self.book.write() as connection:
-                connection.execute(table.update().where(table.c.state.in_(BUSY)).values(owner=NOBODY))
+                connection.execute(table.update().where(table.c.state.in_(BUSY)).values(owner=gate_world.NOBODY))
         else:
             self.book.press(what, "by the adversary")
             self.stopped = what == "stop"
@@ -303,37 +289,6 @@ class GateMachine(RuleBasedStateMachine):
         with self.book.read() as connection:
             found = select(entry.c.seq).where(entry.c.fix_id == fix_id, entry.c.kind == state.value)
             return len(connection.execute(found).all())
-
-    def _within_caps(self, row: RowMapping, together: Collection[str]) -> None:
-        """Count anew, from the rows that came before, whether this grant had room in every window."""
-        now = row["decided_at_ms"]
-        # An attempt, or one that may yet come: still granted, or granted in the same breath.
-        before = [
-            one
-            for one in self.rows()
-            if one["seq"] < row["seq"]
-            and (one["intended_at_ms"] or one["state"] == FixState.granted.value or one["id"] in together)
-        ]
-        caps = {**DEFAULT_CAPS, **CAPS}
-        own = caps.get(row["runbook"], caps["runbook"])
-        scopes = [
-            ("global", caps["global"], before),
-            ("target", caps["target"], [one for one in before if one["target"] == row["target"]]),
-            ("runbook", own, [one for one in before if one["runbook"] == row["runbook"]]),
-            ("action", caps.get(row["action"], Cap()), [one for one in before if one["action"] == row["action"]]),
-        ]
-        for name, cap, rows in scopes:
-            others = [one for one in rows if (one["target"], one["run_id"] != row["run_id"]) == (row["target"], True)]
-            rest = (cap.rest_seconds or 0) * 1000
-            assert all(now - one["decided_at_ms"] >= rest for one in others) or not rest, "no rest for a target"
-            ages = [now - one["decided_at_ms"] for one in rows]
-            in_run = sum(one["run_id"] == row["run_id"] for one in rows)
-            for limit, used in (
-                (cap.per_run, in_run),
-                (cap.per_15min, sum(age < MINUTES_15 for age in ages)),
-                (cap.per_24h, sum(age < HOURS_24 for age in ages)),
-            ):
-                assert limit is None or used < limit, f"cap of {name} passed: {used + 1} of {limit}"
 
 
 def over(make: Callable[[], Ledger]) -> type[GateMachine]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+
+from sqlalchemy import RowMapping
 
 from runbook.model import Fix, FixState, Proof
 from runbook.permit import Hand, Permit
-from runbook.policy import IN_15MIN, IN_24H, IN_RUN, MASS_FAILURE, Cap
+from runbook.policy import DEFAULT_CAPS, HOURS_24, IN_15MIN, IN_24H, IN_RUN, MASS_FAILURE, MINUTES_15, Cap
 from runbook.process import this_process
 from runbook.step import hand, reader
 
@@ -78,7 +80,7 @@ class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
 
-    def readline(self, size: int | None = -1, /) -> str:
+    def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override]
         self.think()
         return super().readline(-1 if size is None else size)
 
@@ -110,3 +112,35 @@ class World:
             return Proof(held=self.values[fix.target] == fix.want["v"], seen=self.values[fix.target])
 
         return dict.fromkeys(ACTIONS, Hand(act, look_up))
+
+
+def within_caps(known: Sequence[RowMapping], row: RowMapping, together: Collection[str]) -> None:
+    """Count anew, from the rows that came before, whether this grant had room in every window."""
+    now = row["decided_at_ms"]
+    # An attempt, or one that may yet come: still granted, or granted in the same breath.
+    before = [
+        one
+        for one in known
+        if one["seq"] < row["seq"]
+        and (one["intended_at_ms"] or one["state"] == FixState.granted.value or one["id"] in together)
+    ]
+    caps = {**DEFAULT_CAPS, **CAPS}
+    own = caps.get(row["runbook"], caps["runbook"])
+    scopes = [
+        ("global", caps["global"], before),
+        ("target", caps["target"], [one for one in before if one["target"] == row["target"]]),
+        ("runbook", own, [one for one in before if one["runbook"] == row["runbook"]]),
+        ("action", caps.get(row["action"], Cap()), [one for one in before if one["action"] == row["action"]]),
+    ]
+    for name, cap, rows in scopes:
+        others = [one for one in rows if (one["target"], one["run_id"] != row["run_id"]) == (row["target"], True)]
+        rest = (cap.rest_seconds or 0) * 1000
+        assert all(now - one["decided_at_ms"] >= rest for one in others) or not rest, "no rest for a target"
+        ages = [now - one["decided_at_ms"] for one in rows]
+        in_run = sum(one["run_id"] == row["run_id"] for one in rows)
+        for limit, used in (
+            (cap.per_run, in_run),
+            (cap.per_15min, sum(age < MINUTES_15 for age in ages)),
+            (cap.per_24h, sum(age < HOURS_24 for age in ages)),
+        ):
+            assert limit is None or used < limit, f"cap of {name} passed: {used + 1} of {limit}"

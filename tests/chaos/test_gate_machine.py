@@ -39,6 +39,7 @@ def tight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     lines += ["sick_share = 0.5"]
     (tmp_path / "runbook.toml").write_text("\n".join(lines) + "\n")
     monkeypatch.setenv("RUNBOOK_HOME", str(tmp_path))
+    monkeypatch.setenv("RUNBOOK_LEDGER_URL", f"sqlite:///{tmp_path}/of-nobody.db")  # opened by each run, and not used
     monkeypatch.setenv("RUNBOOK_MODE", "auto")
     our.forget()
     yield
@@ -62,9 +63,9 @@ def drive(machine: type[GateMachine], database: str) -> None:
     if FIGURES:
         Path(FIGURES).with_suffix(f".{database}").write_text(json.dumps({"steps": done, **seen}))
     assert done >= STEPS // 2, "the adversary did less than it was asked for"
-    assert seen["acted"] >= done // 50, "it hardly ever acted"
-    seldom = {what: seen[what] for what in HAPPENS if seen[what] < STEPS // 5_000}
-    assert not seldom, "what hardly happened shows nothing"
+    assert seen["acted"] >= done // 100, "it hardly ever acted"
+    never = [what for what in HAPPENS if seen[what] < STEPS // 100_000]
+    assert not never, "what never happened shows nothing"
 
 
 def test_the_gate_on_sqlite(tmp_path: Path) -> None:
