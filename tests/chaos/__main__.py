@@ -32,7 +32,8 @@ UNDER_PREFECT = ("failed-payments", "pool-exhaustion", "undelivered-email")
 """A server of its own each time is much; what it is asked is the same of all runbooks."""
 
 ADVERSARY = """Steps in any order by a machine that wants the gate to grant too much or a hand to act twice; after each,
-what must hold is judged from the world and the ledger's raw rows. It fails where it hardly acted, or never met one of the refusals."""
+what must hold is judged from the world and the ledger's raw rows. It fails where it hardly acted, or never met one of
+the refusals."""
 
 Job = TypeVar("Job")
 
