@@ -146,7 +146,8 @@ look-alike was touched, the ledger's chain is whole, no fix is left granted, int
 a hand again.
 
 Of each kind of boundary the first and the last are taken, thinned out to {most} for one runbook (half as many
-for site-down's rows) where it acts least. The columns say where in a run it was; the cells how many points were killed there.
+for site-down's rows) where it acts least. The columns say where in a run it was; the cells how many points were killed
+there.
 site-down has two rows more, since most of its acts need a person: there somebody at a terminal agrees to everything,
 `by a person` while the site is shut, `at its end` while it is opened again.
 
