@@ -25,12 +25,14 @@ class Vercel:
     """``deployments`` newest last, ``live`` is where production points; ``bad`` are those whose pages fail.
 
     ``fault`` is a status to answer everything with; ``refuse`` one for moves only; ``lag`` the seconds an alias takes
-    to move; ``stuck``: it is taken and never moves. ``moves`` are those asked for, as (kind, id).
+    to move; ``stuck``: it is taken and never moves. ``moves`` are those asked for, as (kind, id). With fewer than
+    ``needed`` instances only the proxy answers. ``turned`` has a line for each time a switch was turned.
     """
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="runbook-deploy-", ignore_cleanup_errors=True)
         self.maintenance, self.instances = (Path(self._folder.name) / name for name in ("maintenance", "instances"))
+        self.turned = Path(self._folder.name) / "turned"
         routes = [
             Route("/v9/projects/{project}", self._project),
             Route("/v6/deployments", self._list),
@@ -48,10 +50,11 @@ class Vercel:
         self.live = ""
         self.moves: list[tuple[str, str]] = []
         self.alias: dict[str, Any] | None = None
-        self.fault = self.refuse = 0
+        self.fault = self.refuse = self.needed = 0
         self.lag, self.stuck, self.shuts_webhook = 0.2, False, False
         self.maintenance.write_text("off")
         self.instances.write_text("2")
+        self.turned.write_text("")
         self.deploy(GOOD, minutes_ago=24 * 60)
 
     def deploy(
@@ -96,7 +99,7 @@ class Vercel:
         """The settings that ask here, and the commands that turn and read the two switches."""
 
         def write(path: Path) -> str:
-            return f"""sh -c 'printf %s "$0" > {path}' {{state}}"""
+            return f"""sh -c 'printf %s "$0" > {path}; echo "{path.name} $0" >> {self.turned}' {{state}}"""
 
         return {
             "VERCEL_TOKEN": TOKEN,
@@ -113,6 +116,8 @@ class Vercel:
         """What the app's pages answer by what is live and switched."""
         if self.maintenance.read_text() == "on":
             return 503
+        if int(self.instances.read_text()) < self.needed:
+            return 502
         return 500 if self.live in self.bad else 200
 
     # -- the API ------------------------------------------------------------------------------------------------

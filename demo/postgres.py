@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -138,8 +139,17 @@ class Postgres:
 
     def restart(self) -> None:
         """Stop hard and start again on the same port, as after a crash."""
+        with self.gone():
+            pass
+
+    @contextlib.contextmanager
+    def gone(self) -> Iterator[None]:
+        """Stopped hard while the block lasts, and up again on the same port after it."""
         self._run("pg_ctl", "-D", str(self.data), "-m", "immediate", "-w", "stop")
-        self._run("pg_ctl", "-D", str(self.data), "-l", str(self.data / "server.log"), "-w", "start")
+        try:
+            yield
+        finally:
+            self._run("pg_ctl", "-D", str(self.data), "-l", str(self.data / "server.log"), "-w", "start")
 
     def _become_ordinary(self) -> None:
         """PostgreSQL refuses to run as root: use ``nobody``, who needs to be able to read the programs."""

@@ -37,6 +37,32 @@ def break_site(stack: Stack) -> Scene:
     )
 
 
+def break_app(stack: Stack) -> Scene:
+    """The app has too few instances, so that its proxy answers 502; no deployment and no vendor explains it."""
+    vercel = stack.standin(Vercel)
+    stack.app.hosting, vercel.needed = vercel, 3
+    named = Fault(
+        "an instance too few",
+        "site-down",
+        ("scale_app", "start_maintenance", "post_status"),
+        lambda: vercel.instances.read_text() == "3",
+    )
+    return Scene([named], [Lookalike("production, which is not to blame", lambda: vercel.moves == [])])
+
+
+def break_shut(stack: Stack) -> Scene:
+    """As ``break_app``, to be looked at once it was mended: the app is still in maintenance and said to be down."""
+    vercel, pages = stack.standin(Vercel), stack.standin(StatusPages)
+    left = Fault(
+        "maintenance and an open incident",
+        "site-down",
+        ("end_maintenance", "close_status"),
+        lambda: status(stack.app.url) == 200 and pages.open_names() == [],
+    )
+    first = break_app(stack)
+    return Scene([left], [*first.lookalikes, Lookalike("the instances", lambda: vercel.instances.read_text() == "3")])
+
+
 def status(url: str) -> int:
     """What the page answers."""
     try:

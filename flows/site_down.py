@@ -7,7 +7,8 @@ Fix: Assess in under a minute: pages, the database through the app and directly,
     under one key to PagerDuty and Slack; words for the public status page, posted when a person agrees. Mitigate: the
     runbooks of every suspect first; then, where the deployment alone explains it, production is pointed back at the one
     before, never over a migration; then maintenance and one more instance, if a person agrees.
-Verify: the site must be well for twice window_seconds; then everything is looked at once more.
+Verify: the site must be well for twice window_seconds; then everything is looked at once more. The page stays open
+    until the public status page no longer shows the incident either.
 Undo: runbook undo points production forward again, ends maintenance, takes the instance back. Mail that a status page
     has sent stays sent.
 By hand: runbook run site-down; vercel rollback DEPLOYMENT after SELECT migration_name, finished_at FROM
@@ -234,7 +235,10 @@ async def _last_resort(run: Run, found: Verdict) -> list[Fix]:
     for line in unseen:
         run.notice(line)
     plan: list[Fix] = []
-    if (shut := switches.get("maintenance")) and shut.state == "off":
+    shut = switches.get("maintenance")
+    if shut and shut.state == "on":  # by somebody else meanwhile: from now on the pages say nothing
+        return plan
+    if shut:
         plan.append(maintenance.start(found.because))
     if (size := switches.get("scale")) and found.cause in {Cause.infrastructure, Cause.unknown}:
         plan.append(maintenance.scale(size.state, found.because))
@@ -272,7 +276,7 @@ async def _holds(seconds: float, each: float) -> bool:
 
 
 async def _resolve(run: Run) -> None:
-    """Over everywhere: the status page once a person agrees, then the page, whose being open brings a next run here."""
+    """Over everywhere: the status page once a person agrees, and then the page, which until then brings runs here."""
     shown, unseen = await status_page.read_shown()
     for line in unseen:
         run.notice(f"cannot see: {line}")
@@ -286,6 +290,7 @@ async def _resolve(run: Run) -> None:
     if wrong:
         run.found(wrong)
         run.remains(wrong)
+        return
     with run.ledger.write() as connection:
         outbox.resolve(connection, KEY)
     await _deliver(run)

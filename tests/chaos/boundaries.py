@@ -21,9 +21,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import httpx
+import httpx2
 import psycopg
 from sqlalchemy import Connection, event
 
@@ -62,8 +64,16 @@ def befall(deed: str) -> None:
             END[1](END[0](), signal.SIGSTOP)
         case "full" | "read-only":
             event.listen(ledger().engine, "checkout", lambda raw, _record, _proxy: raw.execute(LEDGER[deed]))
+            if deed == FULL:
+                event.listen(ledger().engine, "begin", _needs_room)
         case seconds:
             turn_clock(int(seconds))
+
+
+def _needs_room(connection: Connection) -> None:
+    """Some writes still fit into pages that are there, which is luck: here none does."""
+    if connection.get_execution_options().get("runbook_write"):
+        connection.exec_driver_sql("CREATE TABLE chaos AS SELECT zeroblob(1000000)")
 
 
 def turn_clock(seconds: int) -> None:
@@ -170,17 +180,10 @@ def _column(one: Watch, kinds: set[str]) -> str:
 
 
 def _http(one: Watch) -> None:
-    plain_async, plain_sync = httpx.AsyncHTTPTransport.handle_async_request, httpx.HTTPTransport.handle_request
+    for library in (httpx, httpx2):  # the second is OpenAI's
+        _httpx(one, library)
     put, got = http.client.HTTPConnection.putrequest, http.client.HTTPConnection.getresponse
     asked, said = smtplib.SMTP.putcmd, smtplib.SMTP.getreply
-
-    async def over_async(self: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
-        with one.around(one.called(f"{request.method} {_template(request.url.path)}")):
-            return await plain_async(self, request)
-
-    def over_sync(self: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
-        with one.around(one.called(f"{request.method} {_template(request.url.path)}")):
-            return plain_sync(self, request)
 
     def putrequest(self: Any, method: str, url: str, *args: Any, **kwargs: Any) -> None:
         self.boundary = one.called(f"{method} {_template(url.partition('?')[0])}")
@@ -203,14 +206,27 @@ def _http(one: Watch) -> None:
         return answer
 
     for owner, name, function in (
-        (httpx.AsyncHTTPTransport, "handle_async_request", over_async),
-        (httpx.HTTPTransport, "handle_request", over_sync),
         (http.client.HTTPConnection, "putrequest", putrequest),
         (http.client.HTTPConnection, "getresponse", getresponse),
         (smtplib.SMTP, "putcmd", putcmd),
         (smtplib.SMTP, "getreply", getreply),
     ):
         setattr(owner, name, function)
+
+
+def _httpx(one: Watch, library: ModuleType) -> None:
+    plain_async, plain_sync = library.AsyncHTTPTransport.handle_async_request, library.HTTPTransport.handle_request
+
+    async def over_async(self: Any, request: Any) -> Any:
+        with one.around(one.called(f"{request.method} {_template(request.url.path)}")):
+            return await plain_async(self, request)
+
+    def over_sync(self: Any, request: Any) -> Any:
+        with one.around(one.called(f"{request.method} {_template(request.url.path)}")):
+            return plain_sync(self, request)
+
+    setattr(library.AsyncHTTPTransport, "handle_async_request", over_async)  # noqa: B010
+    setattr(library.HTTPTransport, "handle_request", over_sync)  # noqa: B010
 
 
 def _template(path: str) -> str:

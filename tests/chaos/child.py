@@ -9,11 +9,12 @@ import asyncio
 import json
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
@@ -32,6 +33,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "failed-generations": {"pause_seconds": 0.05},
     "failed-payments": {"money_cap_cents": 10_000},  # auto may charge, so that a charge can be killed too
     "memory-pressure": {"look_seconds": 0.3, "window_seconds": 7, "high_seconds": 6},
+    "site-down": {"window_seconds": 0.2, "each_seconds": 0.1},
     "slow-queries": {"slow_ms": 3, "window_seconds": 1},
 }
 """Parameters beside the demo's with which nothing has to grow old; nobody holds before the second look either."""
@@ -51,7 +53,7 @@ class Ended(NamedTuple):
 class Life(NamedTuple):
     """How a run is to go: its mode, what befalls it at which boundary, how far its clock is ahead, or under Prefect."""
 
-    mode: str = "auto"
+    mode: str = "auto"  # with approve somebody at a terminal says yes to everything
     at: Point | None = None
     deed: str = KILL
     ahead_seconds: int = 0
@@ -96,6 +98,13 @@ def result(one: BaseProcess, folder: Path) -> Ended:
     return Ended(one.exitcode, json.loads(said.read_text()) if said.exists() else {}, passed)
 
 
+def _agreeing() -> TextIO:
+    """A terminal at which somebody types yes, as often as asked."""
+    person, terminal = os.openpty()
+    os.write(person, b"yes\n" * 50)
+    return os.fdopen(terminal)
+
+
 def _live(runbook: str, env: dict[str, str], folder: str, life: Life) -> None:
     _become(env)
     settings.forget()
@@ -106,6 +115,8 @@ def _live(runbook: str, env: dict[str, str], folder: str, life: Life) -> None:
     if life.ahead_seconds:
         turn_clock(life.ahead_seconds)
     said = Path(folder) / "report.json"
+    if life.mode == "approve":
+        sys.stdin = _agreeing()
     watch(Path(folder) / "trace", life.at, life.deed, module.HANDS)
     try:
         report = asyncio.run(flow(**given) if life.under_prefect else flow.fn(**given))

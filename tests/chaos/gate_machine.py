@@ -1,4 +1,4 @@
-"""An adversary of the gate: asks, acts, crashes, forges, repeats, turns the clock and presses the button, in any order.
+"""An adversary of the gate: asks, acts, crashes, forges, takes back, turns the clock, presses the button, in any order.
 
 The gate, the permit and the ledger are the production ones, on a real database. What must hold is judged from outside:
 from the world the acts change, and from the ledger's raw rows by counting anew, never by the code under test.
@@ -7,13 +7,11 @@ from the world the acts change, and from the ledger's raw rows by counting anew,
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from hypothesis import strategies as st
@@ -23,65 +21,17 @@ from sqlalchemy import RowMapping, select
 from runbook import gate
 from runbook.errors import NotPermitted
 from runbook.ledger import Ledger
-from runbook.model import Finding, Fix, FixState, Mode, Proof, Risk, Share
-from runbook.permit import Hand, Permit
-from runbook.policy import DEFAULT_CAPS, HOURS_24, MINUTES_15, Cap
+from runbook.model import Finding, Fix, FixState, Mode, Risk, Share
+from runbook.permit import Permit
+from runbook.policy import HOURS_24, MINUTES_15
 from runbook.run import ACT_MS, Run
 from runbook.schema import entry
 from runbook.schema import fix as table
-from runbook.step import hand, reader
+from tests.chaos import gate_world
+from tests.chaos.gate_world import ACTIONS, BUSY, REFUSALS, RUNBOOKS, TARGETS, Crash, Terminal, World, within_caps
 
 T = TypeVar("T")
-TARGETS, RUNBOOKS, ACTIONS = [f"row {n}" for n in range(6)], ["failed-payments", "pool-exhaustion"], ["set", "other"]
-CAPS = {
-    "global": Cap(per_15min=12, per_24h=30),
-    "target": Cap(per_15min=2, per_24h=4),
-    "runbook": Cap(per_run=3, per_15min=6, per_24h=12, failures_15min=3, sick_share=0.5),
-    "other": Cap(per_run=1, per_15min=2, per_24h=3),
-}
-"""Tight, so that a few steps reach each of them; the production values differ in size only."""
-
-BUSY = (FixState.granted.value, FixState.intended.value)
-
-
-class Crash(BaseException):
-    """The process dies here, as far as the ledger can tell."""
-
-
-class Terminal(io.StringIO):
-    """A person at a terminal, with one answer."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-@dataclass
-class World:
-    """What acts change: each act is noted with the fix that made it."""
-
-    acts: list[str] = field(default_factory=list)
-    values: dict[str, str] = field(default_factory=lambda: dict.fromkeys(TARGETS, "old"))
-    how: str = "well"
-
-    def hands(self) -> dict[str, Hand]:
-        @hand("set {fix.target}")
-        async def act(fix: Fix, permit: Permit) -> None:
-            with permit.attempt(fix) as attempt:
-                if self.how == "dies before":
-                    raise Crash
-                self.acts.append(fix.id)
-                self.values[fix.target] = fix.want["v"]
-                if self.how == "dies after":
-                    raise Crash
-                if self.how == "is turned down":
-                    self.values[fix.target] = "old"
-                    attempt.failed("no")
-
-        @reader("look up {fix.target}")
-        async def look_up(fix: Fix) -> Proof:
-            return Proof(held=self.values[fix.target] == fix.want["v"], seen=self.values[fix.target])
-
-        return dict.fromkeys(ACTIONS, Hand(act, look_up))
+HOW = ["well", "well", "well", "well", "is turned down", "dies before", "dies after"]
 
 
 class GateMachine(RuleBasedStateMachine):
@@ -101,6 +51,8 @@ class GateMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.stopped = False
         self.judged = 0
+        self.taken_back: dict[str, int] = {}  # by target, when a person undid an act on it
+        self.counted: set[str] = set()
 
     def teardown(self) -> None:
         time.time_ns, sys.stdin, sys.stderr = self._real, self._stdin, self._stderr
@@ -137,6 +89,7 @@ class GateMachine(RuleBasedStateMachine):
         sick=st.sampled_from([None, Share(sick=1, of=10), Share(sick=6, of=10), Share(sick=1, of=0)]),
         answer=st.sampled_from(["", "yes", "no"]),
         changed=st.booleans(),
+        late=st.sampled_from([0, gate.GRANT_MS + 1, MINUTES_15]),
     )
     def ask(
         self,
@@ -147,13 +100,14 @@ class GateMachine(RuleBasedStateMachine):
         sick: Share | None,
         answer: str,
         changed: bool,
+        late: int = 0,
     ) -> tuple[Permit, Risk]:
         self.steps["ask"] += 1
         plan = [
             Fix(action=action, target=one, risk=risk, why="old", undo="", expect={"v": "old"}, want={"v": "new"})
             for one, action in wanted
         ]
-        sys.stdin = Terminal(answer + "\n") if answer else io.StringIO()
+        sys.stdin = Terminal(answer + "\n", lambda: self._passes(late)) if answer else io.StringIO()
 
         async def again() -> list[Fix]:
             return plan[:1] if changed else plan
@@ -162,19 +116,23 @@ class GateMachine(RuleBasedStateMachine):
         permit = self.wait(gate.ask(run, plan, share=sick, by_hand=by_hand, again=again))
         fresh = [row for row in self.rows() if row["id"] not in known]
         granted = [row for row in fresh if self._ever(row["id"], FixState.granted)]
+        self.steps["only planned"] += sum(row["state"] == FixState.planned.value for row in fresh)
         person = by_hand or (run.mode is Mode.approve and answer == "yes")
         assert not granted or run.mode is not Mode.observe, "observe granted"
         assert not granted or not self.stopped, "granted behind the red button"
         assert not granted or person or (run.mode is Mode.auto and risk is not Risk.person), "granted unasked"
         assert not granted or sick is None or sick.value <= 0.5, "granted in a mass failure"
+        lately = {one for one, at in self.taken_back.items() if at > self._now() - HOURS_24}
+        assert person or not lately & {row["target"] for row in granted}, "granted on what a person took back"
+        self.steps["approved late"] += bool(granted and answer == "yes" and late and run.mode is Mode.approve)
         assert {fix.id for fix in permit.fixes} <= {row["id"] for row in granted}, "a permit without its row"
         for row in granted:
-            self._within_caps(row, {one["id"] for one in granted})
+            within_caps(self.rows(), row, {one["id"] for one in granted})
         return permit, risk
 
     @rule(target=permits, run=runs, row=st.sampled_from(TARGETS), action=st.sampled_from(ACTIONS))
     def ask_plainly(self, run: Run, row: str, action: str) -> tuple[Permit, Risk]:
-        """As most runs do: a little, with nobody about."""
+        """A little, with nobody about."""
         held: tuple[Permit, Risk]
         held = self.ask(run, [(row, action)], Risk.auto, by_hand=False, sick=None, answer="", changed=False)  # type: ignore[assignment]
         return held
@@ -182,7 +140,7 @@ class GateMachine(RuleBasedStateMachine):
     @rule(
         held=permits,
         at=st.integers(0, 3),
-        how=st.sampled_from(["well", "well", "is turned down", "dies before", "dies after"]),
+        how=st.sampled_from(HOW),
     )
     def act(self, held: tuple[Permit, Risk], at: int, how: str) -> None:
         """Use a permit, again and again if it comes so."""
@@ -192,9 +150,18 @@ class GateMachine(RuleBasedStateMachine):
             fix = permit.fixes[at % len(permit.fixes)]
             self._try(permit, fix, how)
 
-    @rule(held=permits, at=st.integers(0, 3))
-    def act_well(self, held: tuple[Permit, Risk], at: int) -> None:
-        self.act(held, at, "well")
+    @rule(
+        target=permits,
+        run=runs,
+        row=st.sampled_from(TARGETS),
+        action=st.sampled_from(ACTIONS),
+        how=st.sampled_from(HOW),
+    )
+    def work(self, run: Run, row: str, action: str, how: str) -> tuple[Permit, Risk]:
+        """As most runs do: ask for a little, and do it at once."""
+        held: tuple[Permit, Risk] = self.ask_plainly(run, row, action)  # type: ignore[assignment]
+        self.act(held, 0, how)
+        return held
 
     @rule(held=permits, other=permits, at=st.integers(0, 3), field=st.sampled_from(["target", "want", "id", "permit"]))
     def forge(self, held: tuple[Permit, Risk], other: tuple[Permit, Risk], at: int, field: str) -> None:
@@ -217,32 +184,70 @@ class GateMachine(RuleBasedStateMachine):
         before = list(self.world.acts)
         self._try(permit, fix.model_copy(update=changes[field]), "well")
         assert self.world.acts == before, "acted on a forged permit"
+        self.steps["forged in vain"] += 1
 
     def _try(self, permit: Permit, fix: Fix, how: str) -> None:
         self.world.how = how
         stopped, before = self.stopped, list(self.world.acts)
         live = [r for r in self.rows() if r["id"] == fix.id and r["state"] == FixState.granted.value]
         expired = not live or live[0]["granted_until_ms"] <= self.clock // 1_000_000
-        with contextlib.suppress(NotPermitted, Crash):
+        try:
             self.wait(self.world.hands()[fix.action].act(fix, permit))
+        except NotPermitted:
+            self.steps["not permitted"] += 1
+        except Crash:
+            self.steps["crashed"] += 1
         if self.world.acts != before:
             assert not stopped, "acted behind the red button"
             assert not expired, "acted on a used or expired grant"
+            self.steps["acted"] += 1
+            self.steps["acted by a person's word"] += live[0]["risk"] == Risk.person.value
+            self.steps["turned down"] += how == "is turned down"
+            if how == "well":  # done with effect, which a person let happen
+                self.taken_back.pop(fix.target, None)
+
+    @rule(run=runs, at=st.integers(0, 9))
+    def take_back(self, run: Run, at: int) -> None:
+        """A person undoes something that was done, as ``runbook undo`` does."""
+        self.steps["take back"] += 1
+        done = [row for row in self.rows() if row["state"] in {FixState.applied.value, FixState.proven.value}]
+        if not done:
+            return
+        row = done[at % len(done)]
+        back = Fix(action=row["action"], target=row["target"], risk=Risk.auto, why="undo", undo="",
+                   expect=row["want"], want=row["expect"])  # fmt: skip
+        permit = self.wait(gate.ask(run, [back], by_hand=True))
+        self.world.how = "well"
+        self.wait(permit.apply(self.world.hands()))
+        if permit.fixes and self.book.state(permit.fixes[0].id) is FixState.proven:
+            assert not self.stopped, "undone behind the red button"
+            self.book.move(row["id"], [FixState(row["state"])], FixState.undone, {"by": permit.fixes[0].id})
+            self.taken_back[row["target"]] = self._now()
+            self.steps["undone"] += 1
+
+    def _now(self) -> int:
+        return self.clock // 1_000_000
+
+    def _passes(self, ms: int) -> None:
+        self.clock += ms * 1_000_000
 
     @rule(
-        what=st.sampled_from(["clock", "clock", "stop", "start", "start", "somebody"]),
+        what=st.sampled_from(["clock", "clock", "stop", "start", "start", "start", "somebody", "dies"]),
         ms=st.sampled_from(
             [1_000, 60_000, ACT_MS + 1, gate.GRANT_MS + 1, MINUTES_15, HOURS_24 // 2, HOURS_24, -60_000]
         ),
         row=st.sampled_from(TARGETS),
     )
     def meanwhile(self, what: str, ms: int, row: str) -> None:
-        """The clock jumps, a person presses the button, somebody else changes a target."""
+        """The clock jumps, a person presses the button, somebody else changes a target, who holds a grant dies."""
         self.steps[f"meanwhile: {what}"] += 1
         if what == "clock":
-            self.clock += ms * 1_000_000
+            self._passes(ms)
         elif what == "somebody":
             self.world.values[row] = "old"
+        elif what == "dies":
+            with self.book.write() as connection:
+                connection.execute(table.update().where(table.c.state.in_(BUSY)).values(owner=gate_world.NOBODY))
         else:
             self.book.press(what, "by the adversary")
             self.stopped = what == "stop"
@@ -252,6 +257,7 @@ class GateMachine(RuleBasedStateMachine):
         """What the next run does with what a dead one left."""
         self.steps["settle"] += 1
         before = list(self.world.acts)
+        self.steps["settled"] += len(self.book.unsettled(run.runbook, ACT_MS))
         self.wait(run.settle(self.world.hands()))
         assert self.world.acts == before, "settled by acting"
 
@@ -271,41 +277,18 @@ class GateMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_target_has_one_holder(self) -> None:
-        open_now = Counter(row["target"] for row in self.rows() if row["state"] in BUSY)
+        rows = self.rows()
+        open_now = Counter(row["target"] for row in rows if row["state"] in BUSY)
         assert not [one for one, count in open_now.items() if count > 1], "two hold one target"
+        for row in rows:
+            if row["state"] == FixState.refused.value and row["id"] not in self.counted:
+                self.counted.add(row["id"])
+                self.steps.update(f"refused: {name}" for name, said in REFUSALS.items() if said in row["why"])
 
     def _ever(self, fix_id: str, state: FixState) -> int:
         with self.book.read() as connection:
             found = select(entry.c.seq).where(entry.c.fix_id == fix_id, entry.c.kind == state.value)
             return len(connection.execute(found).all())
-
-    def _within_caps(self, row: RowMapping, together: Collection[str]) -> None:
-        """Count anew, from the rows that came before, whether this grant had room in every window."""
-        now = row["decided_at_ms"]
-        # An attempt, or one that may yet come: still granted, or granted in the same breath.
-        before = [
-            one
-            for one in self.rows()
-            if one["seq"] < row["seq"]
-            and (one["intended_at_ms"] or one["state"] == FixState.granted.value or one["id"] in together)
-        ]
-        caps = {**DEFAULT_CAPS, **CAPS}
-        own = caps.get(row["runbook"], caps["runbook"])
-        scopes = [
-            ("global", caps["global"], before),
-            ("target", caps["target"], [one for one in before if one["target"] == row["target"]]),
-            ("runbook", own, [one for one in before if one["runbook"] == row["runbook"]]),
-            ("action", caps.get(row["action"], Cap()), [one for one in before if one["action"] == row["action"]]),
-        ]
-        for name, cap, rows in scopes:
-            ages = [now - one["decided_at_ms"] for one in rows]
-            in_run = sum(one["run_id"] == row["run_id"] for one in rows)
-            for limit, used in (
-                (cap.per_run, in_run),
-                (cap.per_15min, sum(age < MINUTES_15 for age in ages)),
-                (cap.per_24h, sum(age < HOURS_24 for age in ages)),
-            ):
-                assert limit is None or used < limit, f"cap of {name} passed: {used + 1} of {limit}"
 
 
 def over(make: Callable[[], Ledger]) -> type[GateMachine]:

@@ -102,7 +102,7 @@ def recover(here: World) -> Verdict:
         explained = explained or f"{unseen[0]} could not be seen"
         here.run(Life(mode="observe", ahead_seconds=DAY))
     effects = sum(here.effects().values())
-    return Verdict(here.runbook, UNDISTURBED, [*problems, *here.wrong()], explained, runs, effects)
+    return Verdict(here.name, UNDISTURBED, [*problems, *here.wrong()], explained, runs, effects)
 
 
 def why_left(report: dict[str, Any]) -> str:

@@ -11,10 +11,15 @@ import pytest
 import flows
 from tests.chaos.boundaries import Point
 from tests.chaos.sweep import Verdict, crash
+from tests.chaos.world import ASKED
 
 BEFORE = Point("intent", "after", "ledger intended")
 AFTER = Point("outcome", "before", "ledger applied")
-JOBS = [("pool-exhaustion", BEFORE), ("failed-payments", BEFORE), *((name, AFTER) for name in flows.names())]
+JOBS = [
+    ("pool-exhaustion", BEFORE),
+    ("failed-payments", BEFORE),
+    *((name, AFTER) for name in [*flows.acting(), *ASKED]),
+]
 
 
 @pytest.fixture(scope="module")

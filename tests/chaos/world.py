@@ -10,20 +10,25 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg
 from sqlalchemy import select
 
 from demo.database_faults import wait_until, waited, youngest_idle
+from demo.deploy_server import Vercel
 from demo.faults import Broken
 from demo.memory_fleet import Fleet
 from demo.openai_server import OpenAIServer
 from demo.postgres import Postgres
+from demo.scene import Scene
 from demo.serving import Served
+from demo.site_faults import break_app, break_shut
 from demo.smtp_server import SmtpServer
 from demo.stack import STANDINS, Stack
 from runbook import chain
@@ -76,16 +81,39 @@ READY: Mapping[str, Callable[[Postgres], bool]] = {"pool-exhaustion": _pool_is_o
 """What a fault must come to before it counts as one."""
 
 
-@dataclass
-class World:
-    """A stack in which the faults of ``runbook`` are; ``run`` starts it in a process of its own."""
+class Asked(NamedTuple):
+    """A runbook that acts by a person's word only, here by one who agrees; ``once``: after one run of it."""
 
     runbook: str
+    breaks: Callable[[Stack], Scene]
+    once: bool = False
+
+
+ASKED: Mapping[str, Asked] = {
+    "site-down by a person": Asked("site-down", break_app),
+    "site-down at its end": Asked("site-down", break_shut, once=True),
+}
+"""Beside the scenes of the demo, in which nobody is asked."""
+
+
+@dataclass
+class World:
+    """A stack in which the faults of ``runbook`` are; ``run`` starts it in a process of its own.
+
+    ``name`` is the row of the matrix, ``more`` are settings beside the stack's, ``exit`` is closed after it.
+    """
+
+    name: str
     stack: Stack
-    broken: Broken
-    since: int
-    numbers: Iterator[int]
+    broken: Broken | Scene
+    exit: ExitStack
+    since: int = 0
+    numbers: Iterator[int] = field(default_factory=count)
     more: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def runbook(self) -> str:
+        return ASKED[self.name].runbook if self.name in ASKED else self.name
 
     @property
     def env(self) -> dict[str, str]:
@@ -94,12 +122,14 @@ class World:
         }
         return kept | self.stack.env() | dict(self.more)
 
-    def folder(self) -> Path:
-        return self.stack.folder / f"run-{next(self.numbers)}"
+    def start(self, life: Life) -> tuple[BaseProcess, Path]:
+        """A run that goes on by itself, and the folder it writes to."""
+        folder = self.stack.folder / f"run-{next(self.numbers)}"
+        asks = self.name in ASKED and life.mode == "auto"
+        return child.start(self.runbook, self.env, folder, life._replace(mode="approve") if asks else life), folder
 
     def run(self, life: Life = Life()) -> Ended:  # noqa: B008 - a frozen value
-        folder = self.folder()
-        return child.result(child.start(self.runbook, self.env, folder, life), folder)
+        return child.result(*self.start(life))
 
     def ledger(self) -> Ledger:
         return Ledger(self.env["RUNBOOK_LEDGER_URL"])
@@ -122,6 +152,7 @@ class World:
         found.update({f"charge {bill}": times for bill, times in self.stack.stripe.store.tries.items()})
         found.update(f"mail to {', '.join(to)}" for to in self.stack.standin(SmtpServer).mails)
         found.update(f"queued {name}" for name in self.stack.standin(OpenAIServer).queue.read_text().split())
+        found.update(f"turned {line}" for line in self.stack.standin(Vercel).turned.read_text().splitlines())
         found.update(f"packed {path.name}" for path in self.stack.logs.glob("*.gz"))
         for fleet in (one for one in self.stack.standins if isinstance(one, Fleet) and one.there):
             for one in (*fleet.instances, fleet.stranger):
@@ -176,20 +207,24 @@ def _opens(book: Ledger, one: Fix) -> bool:
 
 
 @contextmanager
-def world(runbook: str) -> Iterator[World]:
+def world(name: str) -> Iterator[World]:
     """A stack of its own, broken for this runbook."""
     # Three Node processes are much where nobody asks for them.
-    makers = [one for one in STANDINS if one is not Fleet or runbook == "memory-pressure"]
-    with Stack(lambda _said: None, prefect=False, users=USERS, subscriptions=USERS, standins=makers) as stack:
+    makers = [one for one in STANDINS if one is not Fleet or name == "memory-pressure"]
+    with ExitStack() as exits:
+        stack = exits.enter_context(
+            Stack(lambda _said: None, prefect=False, users=USERS, subscriptions=USERS, standins=makers)
+        )
         with psycopg.connect(stack.postgres.url(), autocommit=True) as owner:
             owner.execute(TRIGGERS)
-        broken = Broken(stack, only=runbook, with_payment=True, drifted=6, undelivered=3)
-        try:
-            mine = any(one.runbook == runbook for one in broken.faults)
-            assert mine, f"{runbook} has no fault to be killed at: add its scene to demo.faults.SCENES"
-            if ready := READY.get(runbook):
-                wait_until(lambda: ready(stack.postgres), "the faults to be old enough")
-            since = len((stack.postgres.data / "server.log").read_text(errors="replace"))
-            yield World(runbook, stack, broken, since, count())
-        finally:
-            broken.close()
+        asked = ASKED.get(name)
+        broken = asked.breaks(stack) if asked else Broken(stack, only=name, with_payment=True, drifted=6, undelivered=3)
+        exits.callback(broken.close)
+        here = World(name, stack, broken, exits)
+        assert here.not_mended(), f"{name} has no fault to be killed at: add its scene to demo.faults.SCENES"
+        if ready := READY.get(name):
+            wait_until(lambda: ready(stack.postgres), "the faults to be old enough")
+        if asked and asked.once:
+            assert here.run().code == 0, f"{name}: the run before did not end"
+        here.since = len((stack.postgres.data / "server.log").read_text(errors="replace"))
+        yield here

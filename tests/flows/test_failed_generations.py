@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
@@ -12,8 +13,10 @@ from sqlalchemy import select, update
 from demo.openai_server import OWN, SPARE, OpenAIServer
 from demo.prefect_server import ROOT
 from deployments.undoing import undo
-from runbook import memory
+from runbook import gate, memory
 from runbook.model import Fix, FixState, Mode, Outcome
+from runbook.permit import Permit
+from runbook.run import Run
 from runbook.schema import fix as fix_table
 from tests.flows import generation_parts as parts
 from tests.flows.generation_parts import World, clean_environment, env, of, text
@@ -291,6 +294,24 @@ async def test_a_generation_that_fails_again_is_not_queued_again(world: World) -
     ]  # guarded: the first was not proven
     again = await world.run()
     assert states(of(again, REQUEUE)) == [PROVEN, PROVEN] and world.queued == ["gen_0", "gen_1", "gen_2"]
+
+
+async def test_a_generation_that_was_made_meanwhile_is_not_queued(world: World) -> None:
+    world.ai.fault("500", times=6)
+    for i in range(3):
+        world.generator.generate(f"gen_{i}")
+    world.ai.faults[0].times = 0
+    asked = gate.ask
+
+    async def meanwhile(run: Run, plan: list[Fix], **more: Any) -> Permit:
+        permit = await asked(run, plan, **more)
+        if any(fix.action == REQUEUE for fix in permit.fixes):
+            world.generator.generate("gen_0")
+        return permit
+
+    world.monkeypatch.setattr(gate, "ask", meanwhile)
+    report = await world.run()
+    assert states(of(report, REQUEUE)) == [FixState.refused, PROVEN, PROVEN] and world.queued == ["gen_1", "gen_2"]
 
 
 # -- a process that dies ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
@@ -16,7 +17,9 @@ from sqlalchemy import update
 from demo import population, stripe_faults
 from flows.failed_payments import HANDS, NAME
 from runbook import gate
+from runbook.ledger import Ledger
 from runbook.model import Fix, FixState, Mode, Outcome, Risk, Share
+from runbook.permit import Permit
 from runbook.run import Run
 from runbook.schema import fix as table
 from runbook.settings import forget
@@ -197,6 +200,23 @@ async def test_what_may_not_be_charged_any_more_when_the_yes_comes_is_not(
     assert run.report is not None
     assert [(fix.state, fix.why) for fix in run.report.fixes] == [(FixState.refused, why)]
     assert world.stripe.store.tries == {}
+
+
+async def test_two_machines_that_both_read_an_invoice_as_open_charge_it_once(world: World) -> None:
+    bill = stripe_faults.retryable_invoice(world.stripe.store)
+    (due,) = [one for one in await payments.read_invoices.fn() if one.id == bill]
+    (fix,) = payments.plan_invoices([due], 10_000)
+    row = world.stripe.store.invoices[bill]
+    as_read = copy.deepcopy(row)
+    for name in ("one", "other"):
+        book = Ledger(f"sqlite:///{world.folder}/{name}.db")
+        run_id, granted = book.open_run(NAME, "auto"), fix.model_copy(update={"state": FixState.granted})
+        with book.write() as connection:
+            recorded = book.record(connection, run_id, NAME, granted, "plan", 60_000)
+        assert recorded is not None
+        await payments.retry_payment(recorded, Permit(book, [recorded]))
+        row.update(as_read)
+    assert world.stripe.store.tries == {bill: 1}
 
 
 # -- a process that dies ----------------------------------------------------------------------------------------------

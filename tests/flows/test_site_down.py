@@ -296,6 +296,22 @@ async def test_maintenance_by_a_person_is_switched_on_looked_at_and_off_again(wo
     assert world.pagerduty.incidents == {}
 
 
+async def test_nothing_more_is_done_once_another_run_has_shut_the_site(world: World) -> None:
+    world.vercel.needed = 3
+    world.monkeypatch.setattr("runbook.approval.ask", _yes)
+    ask = gate.ask
+
+    async def late(run: Run, plan: list[Fix], **more: Any) -> Permit:
+        permit = await ask(run, plan, **more)
+        world.vercel.maintenance.write_text("on")
+        return permit
+
+    world.monkeypatch.setattr(gate, "ask", late)
+    report = await world.run(mode=Mode.approve)
+    assert of(report, "post_status") == [FixState.proven] and of(report, "scale_app") == []
+    assert world.vercel.instances.read_text() == "2"
+
+
 async def test_maintenance_that_nobody_may_end_is_no_health(world: World) -> None:
     await shut(world)
     report = await world.run()  # in mode auto, with nobody to ask
@@ -307,7 +323,7 @@ async def test_a_status_page_that_stays_open_is_told(world: World) -> None:
     await shut(world)
     world.vercel.maintenance.write_text("off")
     report = await world.run()
-    assert of(report, "close_status") == [FixState.refused] and world.pagerduty.incidents == {}
+    assert of(report, "close_status") == [FixState.refused] and world.pagerduty.incidents
     assert report.outcome is Outcome.refused and "close it there" in text(report)
 
 
@@ -336,6 +352,9 @@ async def test_a_process_killed_while_it_closes_the_status_page_comes_back_to_it
     assert done.returncode == -9
     report = await world.run(mode=Mode.approve)  # its target was tried twice within 15 minutes
     assert report.outcome is Outcome.refused and "close it there" in text(report)
+    assert world.pagerduty.incidents
+    world.pages.shown["statuspage"][0]["status"] = "resolved"  # a person did
+    await world.run(follow_up=True)
     assert world.pagerduty.incidents == {}
 
 
