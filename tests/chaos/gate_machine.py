@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 from sqlalchemy import RowMapping, select
 
-from runbook import gate
+from runbook import gate, undo
 from runbook.errors import NotPermitted
 from runbook.ledger import Ledger
 from runbook.model import Finding, Fix, FixState, Mode, Risk, Share
@@ -216,12 +216,14 @@ class GateMachine(RuleBasedStateMachine):
         row = done[at % len(done)]
         back = Fix(action=row["action"], target=row["target"], risk=Risk.auto, why="undo", undo="",
                    expect=row["want"], want=row["expect"])  # fmt: skip
-        permit = self.wait(gate.ask(run, [back], by_hand=True))
+        permit = self.wait(gate.ask(run, [back], by_hand=True, share=None))
+        for one in permit.fixes:
+            undo.intend(self.book, row["id"], one.id)
         self.world.how = "well"
         self.wait(permit.apply(self.world.hands()))
         if permit.fixes and self.book.state(permit.fixes[0].id) is FixState.proven:
             assert not self.stopped, "undone behind the red button"
-            self.book.move(row["id"], [FixState(row["state"])], FixState.undone, {"by": permit.fixes[0].id})
+            assert self.book.state(row["id"]) is FixState.undone
             self.taken_back[row["target"]] = self._now()
             self.steps["undone"] += 1
 

@@ -97,7 +97,7 @@ async def test_a_yes_that_comes_late_does_nothing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(time, "time_ns", time.time_ns)
     monkeypatch.setattr("sys.stdin", Late())
     async with Run(RUNBOOK, Mode.approve) as run:
-        permit = await gate.ask(run, rows(2, Risk.person))
+        permit = await gate.ask(run, rows(2, Risk.person), share=None)
     assert not permit.fixes
     assert [fix.why for fix in run.result().fixes] == [EXPIRED] * 2
 
