@@ -219,15 +219,10 @@ async def _plan(run: Run, seen: Assessment, found: Verdict) -> list[Fix]:
     if found.roll_back and seen.deploys is not None:
         back = rollback.roll_back_fix(seen.deploys, seen.migrations, found.because)
         plan += [back] if back else []
-    shown, unseen = await status_page.read_shown() if found.down else ({}, [])
-    for name, open_now in shown.items():
-        if open_now:
-            run.notice(f"{name} shows already: {open_now[0].name}")
-        else:
-            plan.append(status_page.post(name))
-    for line in unseen:
-        run.notice(f"cannot see: {line}")
-    return plan
+    posts, lines = await status_page.plan_post() if found.down else ([], [])
+    for line in lines:
+        run.notice(line)
+    return plan + posts
 
 
 async def _last_resort(run: Run, found: Verdict) -> list[Fix]:
@@ -235,8 +230,7 @@ async def _last_resort(run: Run, found: Verdict) -> list[Fix]:
     for line in unseen:
         run.notice(line)
     plan: list[Fix] = []
-    shut = switches.get("maintenance")
-    if shut and shut.state == "on":  # by somebody else meanwhile: from now on the pages say nothing
+    if (shut := switches.get("maintenance")) and shut.state == "on":  # by somebody else: the pages say nothing now
         return plan
     if shut:
         plan.append(maintenance.start(found.because))
@@ -277,17 +271,15 @@ async def _holds(seconds: float, each: float) -> bool:
 
 async def _resolve(run: Run) -> None:
     """Over everywhere: the status page once a person agrees, and then the page, which until then brings runs here."""
-    shown, unseen = await status_page.read_shown()
+    plan, unseen = await status_page.plan_close()
     for line in unseen:
         run.notice(f"cannot see: {line}")
-    ours = status_page.CALM.name
-    plan = [status_page.close(name, one) for name, found in shown.items() for one in found if one.name == ours]
     permit = await gate.ask(run, plan, share=None)
     await permit.apply(HANDS)
-    shown = (await status_page.read_shown())[0] if plan else {}
-    left = [name for name, found in shown.items() if any(one.name == ours for one in found)]
-    wrong = [Finding(subject=f"status page on {name}", detail=f"still says: {ours}; close it there") for name in left]
-    if wrong:
+    if plan and (left := (await status_page.plan_close())[0]):
+        wrong = [
+            Finding(subject=fix.target, detail=f"still says: {fix.expect['name']}; close it there") for fix in left
+        ]
         run.found(wrong)
         run.remains(wrong)
         return

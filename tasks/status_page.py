@@ -124,6 +124,22 @@ def close(provider: str, one: Open, words: Words = OVER) -> Fix:
     )
 
 
+async def plan_post() -> tuple[list[Fix], list[str]]:
+    """Open an incident wherever none is open, and in a line each why not elsewhere."""
+    shown, unseen = await read_shown()
+    lines = [f"{name} shows already: {found[0].name}" for name, found in shown.items() if found]
+    return [post(name) for name, found in shown.items() if not found], [
+        *lines,
+        *(f"cannot see: {one}" for one in unseen),
+    ]
+
+
+async def plan_close() -> tuple[list[Fix], list[str]]:
+    """Resolve whatever still shows the words we opened with, and in a line each why a provider could not be read."""
+    shown, unseen = await read_shown()
+    return [close(name, one) for name, found in shown.items() for one in found if one.name == CALM.name], unseen
+
+
 @hand("write to the {fix.target}")
 async def write_status(fix: Fix, permit: Permit) -> None:
     """Open an incident where none is open, or resolve the one that was read as open."""
