@@ -140,7 +140,7 @@ async def end_session(fix: Fix, permit: Permit) -> None:
             case [True]:
                 attempt.did(sent="terminate")
             case _:
-                attempt.failed("PostgreSQL did not signal it: the process was gone")
+                attempt.moved_on("PostgreSQL did not signal it: the process was gone")
 
 
 @hand("cancel the query of {fix.target}")
@@ -153,7 +153,7 @@ async def cancel_query(fix: Fix, permit: Permit) -> None:
             case [True]:
                 attempt.did(sent="cancel")
             case _:
-                attempt.failed("PostgreSQL did not signal it: the process was gone")
+                attempt.moved_on("PostgreSQL did not signal it: the process was gone")
 
 
 async def _signal(query: LiteralString, fix: Fix) -> list[bool]:
