@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -84,23 +84,38 @@ def only(report: Report, action: str) -> Fix:
     return found
 
 
-def background(server: Postgres, *statements: str, until: str, role: str = "app") -> psycopg.Connection[Any]:
-    """A session that runs these in a thread of its own; returns once the query ``until`` says true."""
-    connection = psycopg.connect(server.url(user=role), autocommit=True, application_name="other")
+class Background:
+    """A session that runs statements in a thread of its own; closed only once that thread has let go of it."""
 
-    def work() -> None:
+    def __init__(self, url: str, statements: Sequence[str]) -> None:
+        self._connection = psycopg.connect(url, autocommit=True, application_name="other")
+        self._statements, self.pid = statements, self._connection.info.backend_pid
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
         with contextlib.suppress(psycopg.Error):
-            for one in statements:
-                connection.execute(one)
+            for one in self._statements:
+                self._connection.execute(one)
 
-    threading.Thread(target=work, daemon=True).start()
+    def close(self) -> None:
+        """Cancel what it runs and end the session."""
+        with contextlib.suppress(psycopg.Error):
+            self._connection.cancel_safe()
+        self._thread.join()
+        self._connection.close()
+
+
+def background(server: Postgres, *statements: str, until: str, role: str = "app") -> Background:
+    """A session that runs these in the background; returns once the query ``until`` says true."""
+    session = Background(server.url(user=role), statements)
 
     def begun() -> bool:
         with psycopg.connect(server.url(), autocommit=True) as watcher:
             return watcher.execute(until).fetchone() == (True,)
 
     wait_until(begun, until)
-    return connection
+    return session
 
 
 def forget_window() -> None:
