@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -128,7 +128,7 @@ def ask_everything(canaries: Canaries, env: Mapping[str, str]) -> None:
         run(canaries, env, *words)
 
 
-def hostile_vendors(canaries: Canaries, stack: Planted, env: Mapping[str, str], statuses: tuple[int, ...]) -> None:
+def hostile_vendors(canaries: Canaries, stack: Planted, env: Mapping[str, str], statuses: Sequence[int]) -> None:
     """Every runbook and the emergency while each vendor answers with all it was sent and secrets of its own."""
     hostile = Hostile(canaries)
     names = ("STRIPE_API_BASE", "SENDGRID_API_BASE", "OPENAI_BASE_URL", "SENTRY_API_BASE", "PAGERDUTY_API_BASE")
@@ -165,10 +165,10 @@ def dead_ends(canaries: Canaries, env: Mapping[str, str], folder: Path) -> None:
         run(canaries, {**env, "RUNBOOK_LEDGER_URL": url, "RUNBOOK_DEBUG": "1"}, "status")
 
 
-def through_prefect(canaries: Canaries, stack: Stack) -> None:
-    """Every runbook as a subflow on the worker, in every mode, and a run that crashes with a secret in its error."""
+def through_prefect(canaries: Canaries, stack: Stack, modes: Sequence[str]) -> None:
+    """Every runbook as a subflow on the worker, in these modes, and a run that crashes with a secret in its error."""
     api = Api(stack.prefect.url)
-    for mode in MODES:
+    for mode in modes:
         wanted, deadline = api.start("health-sweep", mode=mode), time.monotonic() + 300
         while api.call("GET", f"/flow_runs/{wanted}")["state"]["type"] not in {"COMPLETED", "FAILED", "CRASHED"}:
             if time.monotonic() > deadline:
@@ -191,7 +191,9 @@ def search_prefect(canaries: Canaries, stack: Stack) -> None:
         canaries.search(f"Prefect's {name}", (stack.folder / name).read_bytes())
 
 
-def hunt(statuses: tuple[int, ...] = (400, 401, 403, 500, 200), *, prefect: bool = False) -> Canaries:
+def hunt(
+    statuses: Sequence[int] = (400, 401, 403, 500, 200), modes: Sequence[str] = MODES, *, prefect: bool = False
+) -> Canaries:
     """Plant, run everything, search everything."""
     canaries = Canaries()
     planted = Planted(canaries, prefect=prefect, users=10_000, subscriptions=5_000)
@@ -205,9 +207,9 @@ def hunt(statuses: tuple[int, ...] = (400, 401, 403, 500, 200), *, prefect: bool
             with receiver(stack, env) as url:
                 send_hooks(canaries, url, env)
             if prefect:
-                through_prefect(canaries, stack)
+                through_prefect(canaries, stack, modes)
             else:
-                for mode in MODES:
+                for mode in modes:
                     run(canaries, env, "sweep", "--mode", mode)
             hostile_vendors(canaries, planted, env, statuses)
             ask_everything(canaries, env)
