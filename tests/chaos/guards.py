@@ -188,8 +188,6 @@ MUTATIONS = (
              " AND {user_locked_until}::text IS NOT DISTINCT FROM %(locked)s",
              " AND %(locked)s::text IS DISTINCT FROM ''",
              ACCOUNTS),
-    Mutation("a session renewed since", "tasks/expired_sessions.py", '+ f" AND {OLD}" + DELETED', "+ DELETED",
-             ("tests/flows/test_broken_sessions.py::test_a_session_that_was_renewed_since_is_not_deleted",)),
     Mutation("the process that was read", "tasks/restarts.py",
              'if await asyncio.to_thread(processes.same, str(fix.expect["id"])) is None:', "if False:",
              (f"{MEMORY}::test_one_that_was_replaced_before_the_hand_acts_is_not_restarted_again",)),

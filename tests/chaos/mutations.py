@@ -22,7 +22,7 @@ from typing import NamedTuple
 from tests.chaos.guards import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parents[2]
-AT_ONCE = 2
+AT_ONCE = 4
 LEFT_OUT = shutil.ignore_patterns(".venv", ".git", ".demo", "__pycache__", ".*_cache")
 
 

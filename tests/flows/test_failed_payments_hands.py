@@ -23,7 +23,7 @@ from runbook.permit import Permit
 from runbook.run import Run
 from runbook.schema import fix as table
 from runbook.settings import forget
-from tasks import payments
+from tasks import endpoints, payments
 from tests.flows import payments_parts as parts
 from tests.flows.payments_parts import PAY, PROVEN, SMALL, World, env, of, settled
 from tests.runbook.parts import a_fix, grant
@@ -53,6 +53,21 @@ async def test_a_row_is_set_only_if_it_still_stands_as_it_was_read(world: World,
         await permit.apply(HANDS)
     assert run.report is not None and [one.state for one in run.report.fixes] == [ends], run.report
     assert world.status(20) == ("past_due" if ends is PROVEN else "active")
+
+
+# -- endpoints --------------------------------------------------------------------------------------------------------
+
+
+async def test_an_endpoint_that_somebody_enabled_meanwhile_is_left_to_them(world: World) -> None:
+    stripe_faults.disable_endpoints(world.stripe.store)
+    async with Run(NAME, Mode.auto, pages=False) as run:
+        plan = endpoints.plan_endpoints(await endpoints.read_endpoints(), endpoints.webhook_url())
+        permit = await gate.ask(run, plan, share=None)
+        for one in world.stripe.store.endpoints.values():
+            one["status"] = "enabled"
+        await permit.apply(HANDS)
+    assert run.report is not None
+    assert {(one.state, one.why) for one in run.report.fixes} == {(FixState.refused, "the endpoint is enabled by now")}
 
 
 # -- events -----------------------------------------------------------------------------------------------------------
@@ -206,8 +221,8 @@ async def test_two_machines_that_both_read_an_invoice_as_open_charge_it_once(wor
     bill = stripe_faults.retryable_invoice(world.stripe.store)
     (due,) = [one for one in await payments.read_invoices.fn() if one.id == bill]
     (fix,) = payments.plan_invoices([due], 10_000)
-    row = world.stripe.store.invoices[bill]
-    as_read = copy.deepcopy(row)
+    row, intents = world.stripe.store.invoices[bill], world.stripe.store.intents
+    as_read = copy.deepcopy((row, intents))
     for name in ("one", "other"):
         book = Ledger(f"sqlite:///{world.folder}/{name}.db")
         run_id, granted = book.open_run(NAME, "auto"), fix.model_copy(update={"state": FixState.granted})
@@ -215,7 +230,8 @@ async def test_two_machines_that_both_read_an_invoice_as_open_charge_it_once(wor
             recorded = book.record(connection, run_id, NAME, granted, "plan", 60_000)
         assert recorded is not None
         await payments.retry_payment(recorded, Permit(book, [recorded]))
-        row.update(as_read)
+        for now, before in zip((row, intents), copy.deepcopy(as_read), strict=True):
+            now.update(before)
     assert world.stripe.store.tries == {bill: 1}
 
 

@@ -17,9 +17,11 @@ from demo.database_faults import wait_until
 from demo.postgres import Postgres
 from demo.slow_faults import Client, index, indexes, invalid_index
 from deployments.undoing import undo
-from runbook import settings
+from flows.slow_queries import HANDS
+from runbook import gate, settings
 from runbook.ledger import ledger
 from runbook.model import FixState, Mode, Outcome, Risk
+from runbook.run import Run
 from tasks.catalog import read_catalog
 from tasks.indexes import create, is_built
 from tasks.slowness import Advice
@@ -167,6 +169,21 @@ async def test_a_run_killed_around_its_act_is_settled_by_looking(shop: Postgres,
     report = await run(Mode.observe)
     assert any("settled fix_" in text and str(state) in text for text in report.notices), report.notices
     assert index(shop, MADE) is (True if after else None)
+
+
+async def test_an_index_of_that_name_that_came_meanwhile_is_left_alone(shop: Postgres) -> None:
+    table = (await read_catalog()).table("public", "LoginAttempt")
+    assert table is not None
+    advice = Advice(statement="1", table=table.oid, columns=["userId"], width=14, why="a test")
+    async with Run("slow-queries", Mode.auto, pages=False) as one:
+        permit = await gate.ask(one, [create(advice, table, Risk.guarded)], share=None)
+        with psycopg.connect(shop.url(user="app"), autocommit=True) as owner:
+            owner.execute(f'CREATE INDEX "{MADE}" ON "LoginAttempt" ("ok")')
+        await permit.apply(HANDS)
+    assert one.report is not None
+    assert [(fix.state, fix.why) for fix in one.report.fixes] == [
+        (FixState.refused, "such an index is there already, or is being built")
+    ]
 
 
 async def test_a_build_still_under_way_is_neither_proven_nor_failed(shop: Postgres, client: Connect) -> None:

@@ -199,7 +199,9 @@ async def test_no_log_line_is_no_proof(world: World, monkeypatch: pytest.MonkeyP
 # -- races ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("who", ["taken off", "blocked anew", "reported spam", "unsubscribed", "held back"])
+@pytest.mark.parametrize(
+    "who", ["taken off", "blocked anew", "for another reason", "reported spam", "unsubscribed", "held back"]
+)
 async def test_what_changed_since_it_was_read_is_left_alone(
     world: World, who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +216,8 @@ async def test_what_changed_since_it_was_read_is_left_alone(
                     world.sendgrid.lists["blocks"].clear()
                 case "blocked anew":
                     world.block(OLD, hours=0)
+                case "for another reason":
+                    world.sendgrid.lists["blocks"][OLD]["status"] = "5.7.1"
                 case "reported spam":
                     world.sendgrid.suppress("spam_reports", OLD, 0)
                 case "unsubscribed":
