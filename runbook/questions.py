@@ -118,10 +118,10 @@ def _declined(connection: Connection, runbook: str) -> Collection[str]:
     """The keys of what was shown to a person of late and not approved."""
     since_ms = now_ms() - DECLINED_MS
     said = select(entry.c.run_id, entry.c.body).where(entry.c.kind == "approval", entry.c.at_ms > since_ms)
-    answers = {row.run_id: row.body for row in connection.execute(said) if row.body["by"]}
-    of_them = fix.c.run_id.in_(list(answers)), fix.c.runbook == runbook, fix.c.state == FixState.refused.value
-    rows = connection.execute(select(fix).where(*of_them)).mappings()
-    return {as_fix(row).key for row in rows} - {key for body in answers.values() for key in body["approved"]}
+    answers = [row for row in connection.execute(said) if row.body["by"]]  # one run may ask more than once
+    runs, approved = {row.run_id for row in answers}, {key for row in answers for key in row.body["approved"]}
+    of_them = fix.c.run_id.in_(runs), fix.c.runbook == runbook, fix.c.state == FixState.refused.value
+    return {as_fix(row).key for row in connection.execute(select(fix).where(*of_them)).mappings()} - approved
 
 
 async def begin_again(ledger: Ledger) -> None:

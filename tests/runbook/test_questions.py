@@ -113,6 +113,9 @@ def test_what_a_person_declined_is_not_asked_for_again_within_the_hour(book: Led
     assert "declined" in questions.why_not_ask(book, RUNBOOK, plan[1:2])
     assert not questions.why_not_ask(book, RUNBOOK, plan[:1])  # approved, and refused by something else
     assert not questions.why_not_ask(book, RUNBOOK, plan[1:])  # one of them nobody was shown
+    with book.write() as connection:  # the next question of the same run
+        book.note(connection, "approval", said | {"approved": []}, run_id=run_id)
+    assert not questions.why_not_ask(book, RUNBOOK, plan[:1])
     with book.write() as connection:
         connection.execute(update(entry).where(entry.c.kind == "approval").values(at_ms=now_ms() - 3_600_001))
     assert not questions.why_not_ask(book, RUNBOOK, plan[1:2])
