@@ -271,15 +271,13 @@ async def _holds(seconds: float, each: float) -> bool:
 
 async def _resolve(run: Run) -> None:
     """Over everywhere: the status page once a person agrees, and then the page, which until then brings runs here."""
-    plan, unseen = await status_page.plan_close()
-    for line in unseen:
-        run.notice(f"cannot see: {line}")
+    plan, _ = await status_page.plan_close()
     permit = await gate.ask(run, plan, share=None)
     await permit.apply(HANDS)
-    if plan and (left := (await status_page.plan_close())[0]):
-        wrong = [
-            Finding(subject=fix.target, detail=f"still says: {fix.expect['name']}; close it there") for fix in left
-        ]
+    left, unseen = await status_page.plan_close()
+    wrong = [Finding(subject=fix.target, detail=f"still says: {fix.expect['name']}; close it there") for fix in left]
+    wrong += [Finding(subject="the status page", detail=f"may still show the incident: {line}") for line in unseen]
+    if wrong:
         run.found(wrong)
         run.remains(wrong)
         return

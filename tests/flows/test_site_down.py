@@ -327,6 +327,36 @@ async def test_a_status_page_that_stays_open_is_told(world: World) -> None:
     assert report.outcome is Outcome.refused and "close it there" in text(report)
 
 
+async def test_a_status_page_that_cannot_be_read_any_more_keeps_the_page_open(world: World) -> None:
+    await shut(world)
+    world.vercel.maintenance.write_text("off")
+    ask = gate.ask
+
+    async def gone(run: Run, plan: list[Fix], **more: Any) -> Permit:
+        permit = await ask(run, plan, **more)
+        world.pages.fault = 503 if any(fix.action == "close_status" for fix in plan) else 0
+        return permit
+
+    world.monkeypatch.setattr(gate, "ask", gone)
+    report = await world.run(mode=Mode.approve)
+    assert report.outcome is not Outcome.healthy and "may still show the incident: STATUSPAGE_API_BASE" in text(report)
+    assert world.pagerduty.incidents
+    world.pages.fault = 0
+    world.monkeypatch.setattr(gate, "ask", ask)
+    world.pages.shown["statuspage"][0]["status"] = "resolved"  # a person did
+    await world.run(follow_up=True)
+    assert world.pagerduty.incidents == {}
+
+
+async def test_a_status_page_that_was_never_read_keeps_the_page_open(world: World) -> None:
+    await shut(world)
+    world.vercel.maintenance.write_text("off")
+    world.pages.fault = 503
+    report = await world.run(mode=Mode.approve)
+    assert of(report, "close_status") == [] and "may still show the incident: STATUSPAGE_API_BASE" in text(report)
+    assert world.pagerduty.incidents
+
+
 CLOSED = """
 import asyncio, os, signal
 from flows.site_down import site_down
