@@ -53,7 +53,7 @@ async def assess(book: Ledger, runbooks: Collection[str]) -> Assessment:
     alerts = firing(book)
     minute = onset(counts, now_ms() // MINUTE_MS, PER_MINUTE)
     since, by = (minute * MINUTE_MS, "the app's errors") if minute is not None else _first(alerts)
-    unseen += [f"{one.name}: {one.said}" for one in vendors if not one.sick and one.page_unseen]
+    unseen += [one.page_unseen for one in vendors if one.page_unseen]
     unseen += [check.said for check in (site.through_app, site.directly) if check.ok is None]
     return Assessment(
         at_ms=now_ms(),

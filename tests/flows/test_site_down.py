@@ -354,6 +354,7 @@ async def test_a_status_page_that_was_never_read_keeps_the_page_open(world: Worl
     world.pages.fault = 503
     report = await world.run(mode=Mode.approve)
     assert of(report, "close_status") == [] and "may still show the incident: STATUSPAGE_API_BASE" in text(report)
+    assert "cannot see: stripe's status page: answered 503" in text(report)
     assert world.pagerduty.incidents
 
 
