@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import flows
+from demo.postgres import made_once, memory
 from tests.chaos import disturb
 from tests.chaos.boundaries import COLUMNS
 from tests.chaos.sweep import Traced, Verdict, crash, trace
@@ -176,15 +177,21 @@ site-down has two rows more, since most of its acts need a person: there somebod
 
 
 def main() -> int:
-    """All parts, one after the other."""
+    """All parts, one after the other, away from the disk where there is room."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=[*flows.acting(), *ASKED])
     parser.add_argument("--points", type=int, default=24, help="at most so many kills of one runbook")
-    parser.add_argument("--workers", type=int, default=7)
+    parser.add_argument("--workers", type=int, default=6)
     parser.add_argument("--steps", default="100000", help="steps of the gate's adversary")
     parser.add_argument("--only-runs", action="store_true", help="neither the adversary nor the mutations")
     parser.add_argument("--write", action="store_true", help="write docs/chaos.md and docs/mutations.md")
-    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="runbook-chaos-", dir=memory()) as folder, made_once():
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        return sweep(parser.parse_args())
+
+
+def sweep(given: argparse.Namespace) -> int:
+    """What was asked for, and whether it went well."""
     began = time.monotonic()
     lines, well = runs(given.names, given.points, given.workers)
     say("\n".join(["", *lines, "", f"{time.monotonic() - began:.0f} s"]))

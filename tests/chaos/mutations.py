@@ -36,7 +36,7 @@ class Noticed(NamedTuple):
 def tested(tree: Path, tests: Sequence[str], *more: str) -> subprocess.CompletedProcess[str]:
     """Run these tests of this tree to the first that fails."""
     env = {**os.environ, "RUNBOOK_CHAOS_STEPS": "4000", "PYTHONPATH": str(tree)}
-    words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *more, *tests]
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "--assert=plain", "-p", "no:cacheprovider", *more, *tests]
     return subprocess.run(words, cwd=tree, env=env, capture_output=True, text=True, timeout=900, check=False)
 
 
