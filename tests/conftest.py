@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import pytest
 import stripe
 from tenacity import wait_none
 
+from demo.postgres import made_once
 from runbook import step
 from tasks import stripe_api
 
@@ -18,6 +20,14 @@ LONG = (
     "test_crash", "test_cli", "test_site_down", "test_backtest_every", "test_init", "test_drill",
 )  # fmt: skip
 """Files that mostly wait for whole stacks, the longest first: begun before all others, which then fill the time."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The whole suite copies its clusters of PostgreSQL from one."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        once = contextlib.ExitStack()
+        once.enter_context(made_once())
+        config.add_cleanup(once.close)
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,11 @@ from typing import Any, NamedTuple, TextIO
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
 
+import anyio
+
 import flows
 from runbook import settings
+from tasks import web
 from tests.chaos.boundaries import KILL, Point, turn_clock, watch
 
 forked, anew = multiprocessing.get_context("forkserver"), multiprocessing.get_context("spawn")
@@ -40,6 +43,8 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
 
 for name in flows.every():
     flows.module(name)
+asyncio.run(anyio.sleep(0))  # anyio loads what it runs on when it is first asked to
+web.certificates()  # each process forked from here believes the same
 
 
 class Ended(NamedTuple):
