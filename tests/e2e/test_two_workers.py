@@ -54,6 +54,7 @@ def test_a_worker_dies_in_a_run_and_the_other_has_the_next(stack: Stack) -> None
         time.sleep(3)  # the profile calls a wait of 2 s long
         run_id = api.start("pool-exhaustion", mode="auto", hold_seconds=60)
         until(lambda: writers.alive() == 0, "the first run's fixes")
+        until(lambda: bool(api.call("GET", f"/flow_runs/{run_id}")["infrastructure_pid"]), "the worker to say its pid")
         doomed: dict[str, Any] = api.call("GET", f"/flow_runs/{run_id}")
         taken = worker_of(workers, int(doomed["infrastructure_pid"]))
         assert doomed["state"]["name"] == "Running"
