@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from runbook.ledger import DONE_STATES, Ledger, now_ms
 from runbook.model import FixState
@@ -32,17 +32,14 @@ def taken_back(connection: Connection) -> set[str]:
     """Targets on which a person undid something in the last 24 hours, or may have, and nothing was done since."""
     said = select(entry.c.fix_id, entry.c.body).where(entry.c.kind.in_([UNDOING, FixState.undone.value]))
     rows = connection.execute(said.where(entry.c.at_ms > now_ms() - HOURS_24).order_by(entry.c.seq)).all()
-    vain = select(fix.c.id).where(fix.c.id.in_([row.body.get("by") for row in rows]), fix.c.state.in_(NOT_DONE))
-    not_done = set(connection.execute(vain).scalars()) if rows else set()
-    inverse = {row.fix_id: row.body.get("by") for row in rows if row.body.get("by") not in not_done}
-    undone = connection.execute(select(fix).where(fix.c.id.in_(inverse))).mappings().all() if inverse else []
+    named = select(fix.c.id, fix.c.seq, fix.c.state).where(fix.c.id.in_([row.body.get("by") for row in rows]))
+    inverses = {one.id: one for one in connection.execute(named)} if rows else {}
+    by = {row.fix_id: inverses.get(row.body.get("by")) for row in rows}
+    counts = [id_ for id_, inverse in by.items() if inverse is None or inverse.state not in NOT_DONE]
+    undone = connection.execute(select(fix).where(fix.c.id.in_(counts))).mappings().all() if counts else []
     done = fix.c.target.in_({row["target"] for row in undone}) & fix.c.state.in_(DONE_STATES)
-    later = connection.execute(select(fix).where(done)).mappings().all() if undone else []
-    return {
-        row["target"]
-        for row in undone
-        if not any(
-            one["target"] == row["target"] and one["seq"] > row["seq"] and one["id"] != inverse[row["id"]]
-            for one in later
-        )
-    }
+    last = select(fix.c.target, func.max(fix.c.seq)).where(done).group_by(fix.c.target)
+    latest = {row[0]: row[1] for row in connection.execute(last)} if undone else {}
+    # What was done between an act and its undo, on the same target, is no reason to do it again.
+    since = {row["id"]: inverse.seq if (inverse := by[row["id"]]) else row["seq"] for row in undone}
+    return {row["target"] for row in undone if latest.get(row["target"], 0) <= since[row["id"]]}

@@ -192,7 +192,7 @@ class GateMachine(RuleBasedStateMachine):
         live = [r for r in self.rows() if r["id"] == fix.id and r["state"] == FixState.granted.value]
         expired = not live or live[0]["granted_until_ms"] <= self.clock // 1_000_000
         try:
-            self.wait(self.world.hands()[fix.action].act(fix, permit))
+            self.wait(self.world.hands[fix.action].act(fix, permit))
         except NotPermitted:
             self.steps["not permitted"] += 1
         except Crash:
@@ -220,7 +220,7 @@ class GateMachine(RuleBasedStateMachine):
         for one in permit.fixes:
             undo.intend(self.book, row["id"], one.id)
         self.world.how = "well"
-        self.wait(permit.apply(self.world.hands()))
+        self.wait(permit.apply(self.world.hands))
         if permit.fixes and self.book.state(permit.fixes[0].id) is FixState.proven:
             assert not self.stopped, "undone behind the red button"
             assert self.book.state(row["id"]) is FixState.undone
@@ -260,7 +260,7 @@ class GateMachine(RuleBasedStateMachine):
         self.steps["settle"] += 1
         before = list(self.world.acts)
         self.steps["settled"] += len(self.book.unsettled(run.runbook, ACT_MS))
-        self.wait(run.settle(self.world.hands()))
+        self.wait(run.settle(self.world.hands))
         assert self.world.acts == before, "settled by acting"
 
     # -- what must hold, after every step -----------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from sqlalchemy import RowMapping
 
@@ -93,7 +94,10 @@ class World:
     values: dict[str, str] = field(default_factory=lambda: dict.fromkeys(TARGETS, "old"))
     how: str = "well"
 
+    @cached_property
     def hands(self) -> dict[str, Hand]:
+        """What acts here and what looks it up, for every action."""
+
         @hand("set {fix.target}")
         async def act(fix: Fix, permit: Permit) -> None:
             with permit.attempt(fix) as attempt:

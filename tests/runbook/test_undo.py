@@ -48,6 +48,12 @@ def test_what_was_done_again_since_is_taken_back_no_more(book: Ledger) -> None:
     assert taken_back(book) == set()
 
 
+def test_what_was_done_between_an_act_and_its_undo_does_not_count_as_since(book: Ledger) -> None:
+    first, _ = done(book, "row 1"), done(book, "row 1")
+    book.move(first, [FixState.proven], FixState.undone, {"by": done(book, "row 1")})
+    assert taken_back(book) == {"row 1"}
+
+
 @pytest.mark.parametrize(
     ("state", "counts"),
     [
