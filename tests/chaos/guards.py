@@ -60,6 +60,8 @@ MUTATIONS = (
     Mutation("the gate asks what was undone", "runbook/gate.py", "taken_back=undo.taken_back(connection),", ""),
     Mutation("an undo is known by when it was made", "runbook/undo.py", "entry.c.at_ms > now_ms() - HOURS_24",
              "entry.c.at_ms > 0", UNDO),
+    Mutation("what was done before an undo is not since it", "runbook/undo.py", ": inverse.seq if", ': row["seq"] if',
+             UNDO),
     Mutation("an undo is said before it is done", "deployments/undoing.py", "intend(ledger, fix_id, one.id)", "pass",
              MONEY),
     Mutation("an act under way is not settled", "runbook/ledger.py", "return bool(row[", "return True or bool(row[",
