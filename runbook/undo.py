@@ -34,9 +34,9 @@ def taken_back(connection: Connection) -> set[str]:
     rows = connection.execute(said.where(entry.c.at_ms > now_ms() - HOURS_24).order_by(entry.c.seq)).all()
     named = select(fix.c.id, fix.c.seq, fix.c.state).where(fix.c.id.in_([row.body.get("by") for row in rows]))
     inverses = {one.id: one for one in connection.execute(named)} if rows else {}
-    by = {row.fix_id: inverses.get(row.body.get("by")) for row in rows}
-    counts = [id_ for id_, inverse in by.items() if inverse is None or inverse.state not in NOT_DONE]
-    undone = connection.execute(select(fix).where(fix.c.id.in_(counts))).mappings().all() if counts else []
+    tried = [(row.fix_id, inverses.get(row.body.get("by"))) for row in rows]
+    by = {id_: inverse for id_, inverse in tried if inverse is None or inverse.state not in NOT_DONE}
+    undone = connection.execute(select(fix).where(fix.c.id.in_(by))).mappings().all() if by else []
     done = fix.c.target.in_({row["target"] for row in undone}) & fix.c.state.in_(DONE_STATES)
     last = select(fix.c.target, func.max(fix.c.seq)).where(done).group_by(fix.c.target)
     latest = {row[0]: row[1] for row in connection.execute(last)} if undone else {}

@@ -125,10 +125,8 @@ def main() -> int:
             sys.stdout.flush()
         named = sorted({one.test for _, one in found if one.test})
         with_all = tested(trees[0], named, "-n", str(AT_ONCE)) if named else None
-    if with_all is None or with_all.returncode != 0:
-        sys.stdout.write(
-            f"red with every guard in its place: {with_all.stdout[-2000:] if with_all else 'nothing ran'}\n"
-        )
+    if with_all and with_all.returncode != 0:
+        sys.stdout.write(f"red with every guard in its place: {with_all.stdout[-2000:]}\n")
         return 1
     if given.write:
         TABLE.write_text(page(found), "utf-8")

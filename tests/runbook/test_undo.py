@@ -54,6 +54,15 @@ def test_what_was_done_between_an_act_and_its_undo_does_not_count_as_since(book:
     assert taken_back(book) == {"row 1"}
 
 
+def test_a_second_undo_that_failed_does_not_hide_the_first(book: Ledger) -> None:
+    first = done(book, "row 1")
+    for state in (FixState.applied, FixState.failed):
+        inverse = grant(book, a_fix("row 1", was="new"))
+        undo.intend(book, first, inverse.id)
+        book.move(inverse.id, [FixState.granted], state, {})
+    assert taken_back(book) == {"row 1"}
+
+
 @pytest.mark.parametrize(
     ("state", "counts"),
     [
