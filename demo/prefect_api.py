@@ -45,10 +45,22 @@ class Api:
         raise AssertionError("tenacity always returns or raises")
 
     def pause_schedules(self, *but: str) -> None:
-        """Nothing ``but`` these starts by itself from now on: the demo shows one run, a person starts the others."""
-        for one in self.call("POST", "/deployments/filter", {}):
-            if one["name"] not in but:
-                self.call("POST", f"/deployments/{one['id']}/pause_deployment", {})
+        """Nothing ``but`` these starts by itself from now on, and what their schedules had begun has ended.
+
+        Such a run would mend what is broken for another to mend, or hold the slot that one wants.
+        """
+        paused = [one["id"] for one in self.call("POST", "/deployments/filter", {}) if one["name"] not in but]
+        for deployment_id in paused:
+            self.call("POST", f"/deployments/{deployment_id}/pause_deployment", {})
+        under_way = {
+            "deployments": {"id": {"any_": paused}},
+            "flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}},
+        }
+        deadline = time.monotonic() + 120
+        while self.call("POST", "/flow_runs/filter", under_way):
+            if time.monotonic() > deadline:
+                raise RuntimeError("a run the schedules began did not end in two minutes")
+            time.sleep(0.5)
 
     def start(self, name: str, **parameters: Any) -> str:
         """Start a deployment's run and return its id."""

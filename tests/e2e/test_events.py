@@ -35,8 +35,6 @@ class Listening:
     def __init__(self, stack: Stack) -> None:
         self.stack, self.api = stack, Api(stack.prefect.url)
         self.api.pause_schedules()
-        # What the schedules began before that is no run of ours, and may hold the slot that ours wants.
-        until(lambda: all(one["state"]["type"] in ENDED for one in self.runs()), "the end of the schedules' runs")
         self.responder, self.ingress = stack.responder, stack.ingress
 
     def post(self, key: str = "") -> None:
