@@ -139,6 +139,7 @@ class Postgres:
     def make(self) -> Path:
         """Make the cluster only, and say where it is."""
         self._folder = Path(tempfile.mkdtemp(prefix="runbook-pg-", dir=memory()))
+        self._watchdog = self._watch()
         self._become_ordinary()
         template = os.environ.get(TEMPLATE) if self.programs is None else None
         if template:
@@ -151,7 +152,6 @@ class Postgres:
         self.make()
         self._configure()
         self._launch()
-        self._watchdog = self._watch()
         self._create_roles()
 
     def stop(self) -> None:
@@ -227,9 +227,9 @@ class Postgres:
         self._run("pg_ctl", "-D", str(self.data), "-l", str(self.data / "server.log"), "-w", "-t", "60", "start")
 
     def _watch(self) -> subprocess.Popen[bytes]:
-        """A shell that ends the postmaster when this process was killed and could not do it itself."""
-        postmaster = (self.data / "postmaster.pid").read_text().split()[0]
-        script = f"while kill -0 {os.getpid()} 2>/dev/null; do sleep 1; done; kill -QUIT {postmaster}; sleep 2; "
+        """A shell that ends the server and removes the folder when this process was killed and could not do it."""
+        script = f"while kill -0 {os.getpid()} 2>/dev/null; do sleep 1; done; "
+        script += f"read postmaster <'{self.data}/postmaster.pid' && kill -QUIT $postmaster && sleep 2; "
         script += f"rm -rf '{self._folder}'"
         return subprocess.Popen(
             ["sh", "-c", script],

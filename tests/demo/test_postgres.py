@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import psycopg
@@ -34,3 +37,29 @@ def test_a_machine_without_room_in_memory_keeps_them_on_the_disk(monkeypatch: py
     assert memory() is None
     with Postgres() as server:
         assert tables(server) == [] and not server.data.is_relative_to("/dev/shm")
+
+
+KILLED = """
+import os, signal
+from demo.postgres import TEMPLATE, Postgres, made_once
+with made_once(), Postgres() as server:
+    print(os.environ[TEMPLATE], server.data, (server.data / "postmaster.pid").read_text().split()[0], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def alive(pid: str) -> bool:
+    """Whether it runs: of one that has ended and was not waited for, the command line is empty."""
+    command = Path("/proc") / pid / "cmdline"
+    return command.exists() and bool(command.read_bytes())
+
+
+def test_who_is_killed_leaves_no_server_and_no_folder() -> None:
+    env = {name: value for name, value in os.environ.items() if name != TEMPLATE}
+    words = [sys.executable, "-c", KILLED]
+    template, data, pid = subprocess.run(words, env=env, capture_output=True, text=True, check=False).stdout.split()
+    folders = [Path(template), Path(data)]
+    deadline = time.monotonic() + 60
+    while alive(pid) or any(folder.exists() for folder in folders):
+        assert time.monotonic() < deadline, (alive(pid), folders)
+        time.sleep(0.2)
