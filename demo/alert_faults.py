@@ -26,8 +26,8 @@ MIB = 1024 * 1024
 KEY = "alert:error-rate"
 LOGS = 24
 DISK = 320 * MIB
-SHORT = 16 * MIB
-"""So much more than is free must be free; the rest of the logs' room is for what others write there meanwhile."""
+SHORT = 2
+"""So many logs more than is free must be free; the rest of their room is for what others write there meanwhile."""
 
 
 def at(minute: int, second: float = 0.0) -> str:
@@ -53,7 +53,7 @@ def access_lines(log: Path, minute: int, each: int, seconds: float, path: str = 
             out.write(f'10.0.0.1 - - [{when}] "GET {path}?id={one} HTTP/1.1" 200 512 "-" "-" rt={seconds:.3f}\n')
 
 
-def rotated(folder: Path, count: int, size: int = 8 * MIB, age_seconds: int = 86_400) -> list[Path]:
+def rotated(folder: Path, count: int, size: int, age_seconds: int = 86_400) -> list[Path]:
     """Logs as logrotate leaves them: numbered, old, and easy to pack; and the live one beside them."""
     folder.mkdir(exist_ok=True)
     words = random.Random(7)
@@ -103,10 +103,11 @@ def _unmount(folder: Path) -> None:
 
 
 def _fill_disk(stack: Stack) -> Fault:
-    logs = rotated(stack.logs, max(4, LOGS * stack.users // USERS))
+    size = max(2, 8 * stack.users // USERS) * MIB
+    logs = rotated(stack.logs, max(4, LOGS * stack.users // USERS), size)
     # No demo fills a stranger's disk: it calls that much free too little which is free now, and a little more.
     room = shutil.disk_usage(stack.logs)
-    free_at = min(1.0, max(0.01, (room.free + SHORT) / (room.used + room.free)))
+    free_at = min(1.0, max(0.01, (room.free + SHORT * size) / (room.used + room.free)))
     with (stack.folder / "runbook.toml").open("a") as profile:
         profile.write(f"\n[parameters.full-disk]\nfree_at = {free_at:.6f}\n")
 

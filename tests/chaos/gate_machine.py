@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
-from sqlalchemy import RowMapping, select
+from sqlalchemy import RowMapping, bindparam, func, select
 
 from runbook import gate, undo
 from runbook.errors import NotPermitted
@@ -31,6 +31,9 @@ from tests.chaos import gate_world
 from tests.chaos.gate_world import ACTIONS, BUSY, REFUSALS, RUNBOOKS, TARGETS, Crash, Terminal, World, within_caps
 
 T = TypeVar("T")
+BY_SEQ = select(table).order_by(table.c.seq)
+SHOWN = select(table.c.id, table.c.target, table.c.state, table.c.why)
+WRITTEN = select(func.count()).where(entry.c.fix_id == bindparam("fix_id"), entry.c.kind == bindparam("kind"))
 HOW = ["well", "well", "well", "well", "is turned down", "dies before", "dies after"]
 
 
@@ -63,7 +66,7 @@ class GateMachine(RuleBasedStateMachine):
 
     def rows(self) -> list[RowMapping]:
         with self.book.read() as connection:
-            return list(connection.execute(select(table).order_by(table.c.seq)).mappings())
+            return list(connection.execute(BY_SEQ).mappings())
 
     # -- what the adversary does --------------------------------------------------------------------------------
 
@@ -114,7 +117,8 @@ class GateMachine(RuleBasedStateMachine):
 
         known = {row["id"] for row in self.rows()}
         permit = self.wait(gate.ask(run, plan, share=sick, by_hand=by_hand, again=again))
-        fresh = [row for row in self.rows() if row["id"] not in known]
+        rows = self.rows()
+        fresh = [row for row in rows if row["id"] not in known]
         granted = [row for row in fresh if self._ever(row["id"], FixState.granted)]
         self.steps["only planned"] += sum(row["state"] == FixState.planned.value for row in fresh)
         person = by_hand or (run.mode is Mode.approve and answer == "yes")
@@ -127,7 +131,7 @@ class GateMachine(RuleBasedStateMachine):
         self.steps["approved late"] += bool(granted and answer == "yes" and late and run.mode is Mode.approve)
         assert {fix.id for fix in permit.fixes} <= {row["id"] for row in granted}, "a permit without its row"
         for row in granted:
-            within_caps(self.rows(), row, {one["id"] for one in granted})
+            within_caps(rows, row, {one["id"] for one in granted})
         return permit, risk
 
     @rule(target=permits, run=runs, row=st.sampled_from(TARGETS), action=st.sampled_from(ACTIONS))
@@ -279,7 +283,8 @@ class GateMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_target_has_one_holder(self) -> None:
-        rows = self.rows()
+        with self.book.read() as connection:
+            rows = connection.execute(SHOWN).mappings().all()
         open_now = Counter(row["target"] for row in rows if row["state"] in BUSY)
         assert not [one for one, count in open_now.items() if count > 1], "two hold one target"
         for row in rows:
@@ -289,8 +294,7 @@ class GateMachine(RuleBasedStateMachine):
 
     def _ever(self, fix_id: str, state: FixState) -> int:
         with self.book.read() as connection:
-            found = select(entry.c.seq).where(entry.c.fix_id == fix_id, entry.c.kind == state.value)
-            return len(connection.execute(found).all())
+            return connection.execute(WRITTEN, {"fix_id": fix_id, "kind": state.value}).scalar_one()
 
 
 def over(make: Callable[[], Ledger]) -> type[GateMachine]:

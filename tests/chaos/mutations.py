@@ -3,15 +3,17 @@
 A guard whose loss nobody notices is no guard. The test that noticed it last time is asked first, then all of its tests;
 those that failed must pass with every guard in its place: a test that is red anyway notices nothing. Words choose
 guards by name. The table goes to docs/mutations.md with ``--write``.
+
+Each pytest is forked from a process that has read the libraries already; our own code it reads from its own tree.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -21,11 +23,22 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
+import pytest
+
 from tests.chaos.guards import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs" / "mutations.md"
 AT_ONCE = 4
+SECONDS = 900
+"""Only ends a pytest that would never end."""
+
+LIBRARIES = (
+    "pytest", "hypothesis.stateful", "prefect.flows", "prefect.runtime", "sqlalchemy.dialects.postgresql",
+    "sqlalchemy.dialects.sqlite", "psycopg", "stripe", "openai", "starlette.applications", "uvicorn",
+)  # fmt: skip
+forked = multiprocessing.get_context("forkserver")
+forked.set_forkserver_preload([*LIBRARIES])
 LEFT_OUT = shutil.ignore_patterns(".venv", ".git", ".demo", "__pycache__", ".*_cache")
 
 
@@ -36,11 +49,37 @@ class Noticed(NamedTuple):
     wrong: str = ""
 
 
-def tested(tree: Path, tests: Sequence[str], *more: str) -> subprocess.CompletedProcess[str]:
+class Tested(NamedTuple):
+    """How a pytest ended, and what it said."""
+
+    code: int | None
+    said: str
+
+
+def tested(tree: Path, tests: Sequence[str], *more: str) -> Tested:
     """Run these tests of this tree to the first that fails."""
-    env = {**os.environ, "RUNBOOK_CHAOS_STEPS": "4000", "PYTHONPATH": str(tree)}
-    words = [sys.executable, "-m", "pytest", "-x", "-q", "--assert=plain", "-p", "no:cacheprovider", *more, *tests]
-    return subprocess.run(words, cwd=tree, env=env, capture_output=True, text=True, timeout=900, check=False)
+    said = tree / "said.txt"
+    words = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", *more, *tests]
+    one = forked.Process(target=_pytest, args=(tree, words, said))
+    one.start()
+    one.join(SECONDS)
+    if one.is_alive():
+        one.kill()
+        one.join()
+    return Tested(one.exitcode, said.read_text("utf-8", "replace"))
+
+
+def _pytest(tree: Path, words: list[str], said: Path) -> None:
+    out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    ours = {path.name for path in ROOT.iterdir() if path.is_dir()}
+    for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
+        del sys.modules[name]
+    os.chdir(tree)
+    sys.path.insert(0, str(tree))
+    os.environ |= {"RUNBOOK_CHAOS_STEPS": "4000", "PYTHONPATH": str(tree)}
+    sys.exit(int(pytest.main(words)))
 
 
 def noticed(mutation: Mutation, tree: Path, last: str) -> Noticed:
@@ -52,13 +91,13 @@ def noticed(mutation: Mutation, tree: Path, last: str) -> Noticed:
     file.write_text(text.replace(mutation.old, mutation.new), "utf-8")
     try:
         done = tested(tree, [last]) if last else None
-        if done is None or done.returncode != 1:
+        if done is None or done.code != 1:
             done = tested(tree, mutation.tests)
     finally:
         file.write_text(text, "utf-8")
-    if done.returncode == 1 and (test := killer(done.stdout)):
+    if done.code == 1 and (test := killer(done.said)):
         return Noticed(test)
-    return Noticed(wrong="no test noticed" if done.returncode == 0 else f"no test failed: {done.stdout[-300:]}")
+    return Noticed(wrong="no test noticed" if done.code == 0 else f"no test failed: {done.said[-300:]}")
 
 
 def killer(output: str) -> str:
@@ -125,8 +164,8 @@ def main() -> int:
             sys.stdout.flush()
         named = sorted({one.test for _, one in found if one.test})
         with_all = tested(trees[0], named, "-n", str(AT_ONCE)) if named else None
-    if with_all and with_all.returncode != 0:
-        sys.stdout.write(f"red with every guard in its place: {with_all.stdout[-2000:]}\n")
+    if with_all and with_all.code != 0:
+        sys.stdout.write(f"red with every guard in its place: {with_all.said[-2000:]}\n")
         return 1
     if given.write:
         TABLE.write_text(page(found), "utf-8")
