@@ -27,7 +27,7 @@ from demo.postgres import made_once, memory
 from tests.chaos import disturb
 from tests.chaos.boundaries import COLUMNS
 from tests.chaos.sweep import Traced, Verdict, crash, trace
-from tests.chaos.world import ASKED
+from tests.chaos.world import ASKED, peopled
 
 ROOT = Path(__file__).resolve().parents[2]
 UNDER_PREFECT = ("failed-payments", "pool-exhaustion", "undelivered-email")
@@ -185,7 +185,7 @@ def main() -> int:
     parser.add_argument("--steps", default="100000", help="steps of the gate's adversary")
     parser.add_argument("--only-runs", action="store_true", help="neither the adversary nor the mutations")
     parser.add_argument("--write", action="store_true", help="write docs/chaos.md and docs/mutations.md")
-    with tempfile.TemporaryDirectory(prefix="runbook-chaos-", dir=memory()) as folder, made_once():
+    with tempfile.TemporaryDirectory(prefix="runbook-chaos-", dir=memory()) as folder:
         os.environ["TMPDIR"] = tempfile.tempdir = folder
         return sweep(parser.parse_args())
 
@@ -193,10 +193,11 @@ def main() -> int:
 def sweep(given: argparse.Namespace) -> int:
     """What was asked for, and whether it went well."""
     began = time.monotonic()
-    lines, well = runs(given.names, given.points, given.workers)
+    with made_once(peopled):
+        lines, well = runs(given.names, given.points, given.workers)
     say("\n".join(["", *lines, "", f"{time.monotonic() - began:.0f} s"]))
     if not given.only_runs:
-        with ThreadPoolExecutor() as beside:
+        with made_once(), ThreadPoolExecutor() as beside:
             guards = beside.submit(program, ["-m", "tests.chaos.mutations", *(["--write"] if given.write else [])])
             did, held = adversary(given.steps)
             say("\n".join(did))

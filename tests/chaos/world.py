@@ -27,6 +27,7 @@ from demo.memory_fleet import Fleet
 from demo.openai_server import OpenAIServer
 from demo.postgres import Postgres
 from demo.scene import Scene
+from demo.seed import seed
 from demo.serving import Served
 from demo.site_faults import break_app, break_shut
 from demo.smtp_server import SmtpServer
@@ -204,6 +205,11 @@ def _opens(book: Ledger, one: Fix) -> bool:
             return True
     except NotPermitted:
         return False
+
+
+def peopled(postgres: Postgres) -> None:
+    """A cluster with the people every world has."""
+    seed(postgres.url(), USERS, USERS)
 
 
 @contextmanager
