@@ -129,10 +129,12 @@ def program(words: Sequence[str], **env: str) -> bool:
 def adversary(steps: str) -> tuple[list[str], bool]:
     """The gate's adversary on both databases: what it did, as the lines of a page, and whether all held."""
     with tempfile.TemporaryDirectory(prefix="runbook-chaos-") as folder:
-        both = ["-n", "2", "-rP"]  # a database each, and what they counted
-        words = ["-m", "pytest", "-q", *both, "-p", "no:cacheprovider", "tests/chaos/test_gate_machine.py"]
+        each = ["-n", "4", "-rP"]  # two for each database, and what they counted
+        words = ["-m", "pytest", "-q", *each, "-p", "no:cacheprovider", "tests/chaos/test_gate_machine.py"]
         well = program(words, RUNBOOK_CHAOS_STEPS=steps, RUNBOOK_CHAOS_FIGURES=f"{folder}/did")
-        found = {path.suffix[1:]: Counter(json.loads(path.read_text())) for path in sorted(Path(folder).glob("did.*"))}
+        found: dict[str, Counter[str]] = defaultdict(Counter)
+        for path in sorted(Path(folder).glob("did.*"), key=lambda path: path.suffix):
+            found[path.suffix[1:]].update(json.loads(path.read_text()))
     kinds = sorted({what for did in found.values() for what in did} - {"steps"})
     rows = [f"| {what} | {' | '.join(f'{did[what]:,}' for did in found.values())} |" for what in ["steps", *kinds]]
     head = [f"| what | {' | '.join(found)} |", f"|---|{'---|' * len(found)}"]
