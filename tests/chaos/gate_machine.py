@@ -167,6 +167,15 @@ class GateMachine(RuleBasedStateMachine):
         self.act(held, 0, how)
         return held
 
+    @rule(target=permits, run=runs, at=st.integers(0, len(TARGETS) - 1))
+    def fail_and_go_on(self, run: Run, at: int) -> tuple[Permit, Risk]:
+        """As a runbook that does not work: turned down three times, it asks for more."""
+        rows = [TARGETS[(at + more) % len(TARGETS)] for more in range(4)]
+        for row in rows[:3]:
+            self.work(run, row, ACTIONS[0], "is turned down")
+        held: tuple[Permit, Risk] = self.ask_plainly(run, rows[3], ACTIONS[0])  # type: ignore[assignment]
+        return held
+
     @rule(held=permits, other=permits, at=st.integers(0, 3), field=st.sampled_from(["target", "want", "id", "permit"]))
     def forge(self, held: tuple[Permit, Risk], other: tuple[Permit, Risk], at: int, field: str) -> None:
         """Act with a permit on something it was not granted for."""
