@@ -59,6 +59,7 @@ class Tested(NamedTuple):
 def tested(tree: Path, tests: Sequence[str], *more: str) -> Tested:
     """Run these tests of this tree to the first that fails."""
     said = tree / "said.txt"
+    said.write_text("")  # what the one before said must not speak for one that could not begin
     words = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", *more, *tests]
     one = forked.Process(target=_pytest, args=(tree, words, said))
     one.start()
