@@ -229,6 +229,9 @@ def main() -> int:
             signal.signal(one, interrupt)
     try:
         return commands[name]()
+    except RuntimeError as error:  # what did not start or end says so, and which log tells more
+        say(str(error))
+        return 1
     except KeyboardInterrupt:
         say("Interrupted; everything it started is stopped.")
         return 130
