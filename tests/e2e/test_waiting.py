@@ -65,10 +65,11 @@ def runs(book: Ledger) -> list[Any]:
 
 
 def test_after_a_drift_it_is_asked_anew_by_whichever_worker_is_there(stack: Stack, api: Api, book: Ledger) -> None:
+    before = len(runs(book))  # the schedules may have begun one until they were paused
     first = open_invoice(stack, "first", 20)
     waiting = suspended(api, stack)
     shown = command(stack, "approve")[1]["waiting"][0]
-    assert [row["outcome"] for row in runs(book)] == ["waiting"]
+    assert [row["outcome"] for row in runs(book)[before:]] == ["waiting"]
     kill(stack.worker)
     stack.worker = stack.prefect.start_worker("another")
     second = open_invoice(stack, "second", 21)
@@ -85,7 +86,7 @@ def test_after_a_drift_it_is_asked_anew_by_whichever_worker_is_there(stack: Stac
     state = resumed(api, waiting["id"])
     assert state["name"] == "Fixed", state["message"]
     assert stack.stripe.store.pays == {first: 1, second: 1}
-    (only,) = runs(book)
+    (only,) = runs(book)[before:]
     assert only["outcome"] == "fixed"
 
 
