@@ -183,7 +183,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=[*flows.acting(), *ASKED])
     parser.add_argument("--points", type=int, default=24, help="at most so many kills of one runbook")
-    parser.add_argument("--workers", type=int, default=6)
+    parser.add_argument("--workers", type=int, default=7)
     parser.add_argument("--steps", default="100000", help="steps of the gate's adversary")
     parser.add_argument("--only-runs", action="store_true", help="neither the adversary nor the mutations")
     parser.add_argument("--write", action="store_true", help="write docs/chaos.md and docs/mutations.md")

@@ -167,14 +167,40 @@ class GateMachine(RuleBasedStateMachine):
         self.act(held, 0, how)
         return held
 
-    @rule(target=permits, run=runs, at=st.integers(0, len(TARGETS) - 1))
-    def fail_and_go_on(self, run: Run, at: int) -> tuple[Permit, Risk]:
-        """As a runbook that does not work: turned down three times, it asks for more."""
-        rows = [TARGETS[(at + more) % len(TARGETS)] for more in range(4)]
-        for row in rows[:3]:
-            self.work(run, row, ACTIONS[0], "is turned down")
-        held: tuple[Permit, Risk] = self.ask_plainly(run, rows[3], ACTIONS[0])  # type: ignore[assignment]
+    @rule(
+        target=permits,
+        run=runs,
+        row=st.sampled_from(TARGETS),
+        action=st.sampled_from(ACTIONS),
+        answer=st.sampled_from(["yes", "yes", "no"]),
+        late=st.sampled_from([0, gate.GRANT_MS + 1]),
+        how=st.sampled_from(HOW),
+    )
+    def work_with_a_person(
+        self, run: Run, row: str, action: str, answer: str, late: int, how: str
+    ) -> tuple[Permit, Risk]:
+        """As where a fix needs a person: one starts it by hand, or is asked and answers; then it is done at once."""
+        held: tuple[Permit, Risk]
+        by_hand = run.mode is Mode.auto
+        held = self.ask(run, [(row, action)], Risk.person, by_hand, None, answer, changed=False, late=late)  # type: ignore[assignment]
+        self.act(held, 0, how)
         return held
+
+    @rule(target=permits, run=runs, at=st.integers(0, len(TARGETS) - 1), times=st.sampled_from([1, 1, 2, 3]))
+    def fail_and_go_on(self, run: Run, at: int, times: int) -> tuple[Permit, Risk]:
+        """As a runbook that does not work: turned down so many times, it asks for more."""
+        rows = [TARGETS[(at + more) % len(TARGETS)] for more in range(times + 1)]
+        for row in rows[:-1]:
+            self.work(run, row, ACTIONS[0], "is turned down")
+        held: tuple[Permit, Risk] = self.ask_plainly(run, rows[-1], ACTIONS[0])  # type: ignore[assignment]
+        return held
+
+    @rule(runbook=st.sampled_from(RUNBOOKS), row=st.sampled_from(TARGETS), times=st.sampled_from([1, 2, 5]))
+    def mend_again(self, runbook: str, row: str, times: int) -> None:
+        """As with a fault that comes back: the same row in one run after the other, a quarter of an hour apart."""
+        for _ in range(times):
+            self.work(self.open(runbook, Mode.auto), row, ACTIONS[0], "well")
+            self._passes(MINUTES_15)
 
     @rule(held=permits, other=permits, at=st.integers(0, 3), field=st.sampled_from(["target", "want", "id", "permit"]))
     def forge(self, held: tuple[Permit, Risk], other: tuple[Permit, Risk], at: int, field: str) -> None:

@@ -38,9 +38,9 @@ REFUSALS = {
     "needs a person": "needs a person",
     "taken back": "a person undid",
     "cooldown": "cooldown:",
-    "cap per run": IN_RUN,
-    "cap per 15 minutes": IN_15MIN,
-    "cap per 24 hours": IN_24H,
+    "cap per run": f"used {IN_RUN}",
+    "cap per 15 minutes": f"used {IN_15MIN}",
+    "cap per 24 hours": f"used {IN_24H}",
     "changed": "the target changed",
     "expired": "its grant expired",
 }

@@ -57,7 +57,7 @@ def drive(machine: type[GateMachine], database: str, part: int) -> None:
     steps = STEPS // 2 // PARTS
     while done < steps or (never and done < 2 * steps):
         hypothesis = settings(
-            max_examples=max(steps - done, steps // 10) // EACH + 1,
+            max_examples=max(steps - done, steps // 10) // (2 * EACH) + 1,  # a rule is about two steps
             stateful_step_count=EACH,
             deadline=None,
             suppress_health_check=list(HealthCheck),
