@@ -11,7 +11,7 @@ help:
 	@echo "make up     the same stack kept running, with the Prefect UI; make down ends it"
 	@echo "make test   all tests, on real parts"
 	@echo "make check  lint, types, import contracts, generated docs"
-	@echo "make chaos  every runbook killed everywhere; the gate's adversary; each guard taken away (about half an hour)"
+	@echo "make chaos  every runbook killed everywhere; the gate's adversary; each guard taken away (under half an hour)"
 	@echo "make corpus how often each runbook mends, and how often it acts on what only looks broken"
 	@echo "make bench  webhook to fix beside a stock worker, webhooks a second, the large log, the large reconcile"
 	@echo "make kill-9 kill every part at random moments under a stream of webhooks; writes docs/kill-9.md"
