@@ -17,7 +17,8 @@ os.environ["RUNBOOK_LICENCE_DAYS"] = "0"
 
 LONG = (
     "test_prefect", "test_secrets", "test_browser", "test_two_workers", "test_waiting", "test_events", "test_deploy",
-    "test_crash", "test_cli", "test_site_down", "test_backtest_every", "test_init", "test_drill",
+    "test_crash", "test_cli", "test_site_down", "test_site_down_by_a_person", "test_backtest_every", "test_init",
+    "test_drill",
 )  # fmt: skip
 """Files that mostly wait for whole stacks, the longest first: begun before all others, which then fill the time."""
 

@@ -22,8 +22,9 @@ QUESTIONS = ("tests/runbook/test_questions.py",)
 LICENCE = ("tests/runbook/test_licence.py",)
 STATUS = ("tests/tasks/test_status_page.py",)
 WEBHOOKS = ("tests/ingress/test_ingress.py",)
-SITE, MAIL, DISK = (
+SITE, SHUT, MAIL, DISK = (
     "tests/flows/test_site_down.py",
+    "tests/flows/test_site_down_by_a_person.py",
     "tests/flows/test_undelivered_email.py",
     "tests/flows/test_full_disk.py",
 )
@@ -134,13 +135,13 @@ MUTATIONS = (
     Mutation("the endpoint that was read", "tasks/endpoints.py", 'if now != fix.expect["status"]:', "if False:", MONEY),
     Mutation("undo of what was done only", "deployments/undoing.py",
              "if done.state not in {FixState.proven, FixState.applied}:", "if False:",
-             (f"{SITE}::test_one_instance_more_and_back",)),
+             (f"{SHUT}::test_one_instance_more_and_back",)),
     Mutation("undo by compare-and-set", "tasks/rollback.py", 'now.live.id != fix.expect["deployment"] or', "",
              (f"{SITE}::test_an_undo_is_refused_after_a_later_deployment",)),
     Mutation("no roll back over a migration", "tasks/rollback.py", "if fix.action == ROLL_BACK and (", "if False and (",
              (f"{SITE}::test_a_migration_that_ends_while_it_is_decided_keeps_the_hand_closed",)),
     Mutation("the switch that was read", "tasks/maintenance.py", 'if state != fix.expect["state"]:', "if False:",
-             (f"{SITE}::test_an_instance_is_not_taken_back_once_a_person_changed_their_number",)),
+             (f"{SHUT}::test_an_instance_is_not_taken_back_once_a_person_changed_their_number",)),
     Mutation("one incident on the status page", "tasks/status_page.py", "if fix.action == POST and now:", "if False:",
              STATUS),
     Mutation("the incident that was read", "tasks/status_page.py", "if fix.action == CLOSE and", "if False and",
