@@ -31,7 +31,7 @@ class World:
 
     async def run(self, **parameters: Any) -> Report:
         """The runbook, without Prefect and with hardly a pause."""
-        quick = {"samples": 2, "pause_seconds": 0.01, "timeout_seconds": 0.5, "hold_seconds": 0, "least_minutes": 0}
+        quick = {"samples": 2, "pause_seconds": 0.01, "timeout_seconds": 1.5, "hold_seconds": 0, "least_minutes": 0}
         report: Report = await failed_generations.fn(**(quick | parameters))
         return report
 

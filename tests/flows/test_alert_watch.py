@@ -136,9 +136,9 @@ async def test_what_is_not_configured_is_named_and_told_to_nobody(world: World) 
 
 
 async def test_one_hanging_source_holds_no_other_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alert_watch, "EACH_SECONDS", 0.5)
+    monkeypatch.setattr(alert_watch, "EACH_SECONDS", 3.0)
     world.with_sentry()
-    world.sentry.slow = 3.0
+    world.sentry.slow = 10.0
     errors(world, 2, 3, 4)
     rows = await world.watch()
     assert rows["error-rate"].state is State.unknown and "no answer" in rows["error-rate"].said

@@ -86,7 +86,7 @@ async def test_observe_shows_the_plan_and_changes_nothing(world: World) -> None:
         ("gone", 0.0, "the model is retired"),
         ("500", 0.0, "server errors"),
         ("503", 0.0, "server errors"),
-        ("slow", 0.6, "no answer in time"),
+        ("slow", 3.0, "no answer in time"),
         ("drop", 0.0, "cannot be reached"),
         ("half", 0.0, "cannot be reached"),
         ("garbage", 0.0, "no completion"),

@@ -38,10 +38,13 @@ FAULTS = [
 ]
 
 
-@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize(("match", "kind", "words"), FAULTS)
-async def test_a_sick_stripe_is_one_clear_line(sick: World, match: str, kind: str, words: str) -> None:
-    sick.fault(match, kind, times=FOR_EVER, seconds=0.6, skip=0 if "$" not in match else 3 * (kind != "empty"))
+async def test_a_sick_stripe_is_one_clear_line(
+    sick: World, match: str, kind: str, words: str, request: pytest.FixtureRequest
+) -> None:
+    if kind == "slow":
+        request.getfixturevalue("hasty")
+    sick.fault(match, kind, times=FOR_EVER, seconds=2, skip=0 if "$" not in match else 3 * (kind != "empty"))
     before = sick.statuses()
     report = await sick.run()
     assert words in report.reason and "Next: " in report.reason and "\n" not in report.reason
@@ -49,10 +52,11 @@ async def test_a_sick_stripe_is_one_clear_line(sick: World, match: str, kind: st
     assert report.fixes == [] and sick.statuses() == before
 
 
-@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("kind", ["429", "500", "503", "slow", "half", "garbage"])
-async def test_one_bad_page_is_asked_for_again(sick: World, kind: str) -> None:
-    sick.fault("GET /v1/subscriptions$", kind, times=1, skip=5, seconds=0.6)
+async def test_one_bad_page_is_asked_for_again(sick: World, kind: str, request: pytest.FixtureRequest) -> None:
+    if kind == "slow":
+        request.getfixturevalue("hasty")
+    sick.fault("GET /v1/subscriptions$", kind, times=1, skip=5, seconds=2)
     report = await sick.run()
     assert report.outcome is Outcome.fixed
     assert sick.stripe.requests[LIST] == SMALL // 100 + 1
