@@ -200,6 +200,7 @@ def in_terminal(env: dict[str, str], *words: str, until: str) -> tuple[int, str]
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a suite in the background ignores it
         os.execve(RUNBOOK, [RUNBOOK, *words], env)
     seen, typed, end = b"", False, time.monotonic() + 90
     while time.monotonic() < end:
