@@ -97,7 +97,7 @@ def test_no_neighbour_saves_a_known_secret(before: str, secret: str, after: str)
     masked = str(mask({"a": [before + secret + after]}))
     assert secret not in masked
     text = before + secret + after
-    grows = 3 * sum(map(text.count, "=@"))  # a value or a name of one letter is longer when masked
+    grows = 3 * sum(map((before + after).count, "=@"))  # a value or a name of one letter is longer when masked
     assert len(str(mask(text))) <= len(text) + grows
 
 
